@@ -1,0 +1,34 @@
+"""Content hashes: files by sha256, tensors and captions by blake2b."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_fingerprint(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
+    """Hash names, dtypes, shapes and bytes of tensors, in the order of their names, as hex."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(dict(tensors).items()):
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}|{flat.dtype}|{tuple(flat.shape)}|".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def module_fingerprint(module: nn.Module) -> str:
+    """Hash a module's whole state, buffers included: the proof that a tower is unchanged."""
+    return tensors_fingerprint(module.state_dict())
+
+
+def text_identity(text: str) -> int:
+    """Hash a string to a signed 64-bit integer, for identity in tensors."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
