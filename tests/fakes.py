@@ -27,7 +27,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = ["a", "an", "the", "of", "in", "on", "and", "red", "blue", "green", "yellow", "small", "big", "old", "new", "cat", "dog", "fish", "bird", "horse", "cow", "tree", "house", "car", "bus", "boat", "ship", "sun", "moon", "star", "cloud", "snow", "mountain", "river", "apple", "bread", "cake", "cup", "ball", "book", "clock"]
+_COMMON = (
+    "a an the of in on and red blue green yellow small big old new cat dog fish bird horse cow tree house"
+    " car bus boat ship sun moon star cloud snow mountain river apple bread cake cup ball book clock"
+)
+WORDS = tuple(_COMMON.split())
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
