@@ -14,7 +14,7 @@ All records are frozen; a changed one is made with `dataclasses.replace`.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +33,7 @@ class Example:
     captions: tuple[str, ...]
 
 
+@runtime_checkable
 class Source(Protocol):
     """A finite, indexable collection of examples; index i is the same example in every process."""
 
@@ -66,9 +67,7 @@ class Identity:
 
     def to(self, device: torch.device | str) -> "Identity":
         """Move both tensors."""
-        return Identity(
-            self.image.to(device, non_blocking=True), self.caption.to(device, non_blocking=True)
-        )
+        return Identity(self.image.to(device, non_blocking=True), self.caption.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,32 @@
+"""What frozen means, for both towers (DESIGN 5.3): no gradients, no dropout, and no precision but its own."""
+
+from typing import Self, TypeVar
+
+import torch
+from torch import nn
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def freeze(module: AnyModule) -> AnyModule:
+    """Switch gradients and training behaviour off, in place, and hand the module back."""
+    return module.requires_grad_(False).eval()
+
+
+class FrozenModule(nn.Module):
+    """A module that stays in evaluation mode whatever is called on it or on its parent.
+
+    The original leaves the language model's dropout on in training; here `train()` changes nothing.
+    Subclasses call `freeze` on what they hold.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: `mode` is taken for compatibility and ignored."""
+        return super().train(False)
+
+    def own_precision(self) -> torch.autocast:
+        """Give a context in which autocast is off: a tower computes in the dtype that it was loaded in.
+
+        Autocast would cast frozen weights anew in every product and make a run's numbers depend on who calls.
+        """
+        return torch.autocast(next(self.parameters()).device.type, enabled=False)

@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from isthmus.qformer.attention import attention, attention_weights, choose
+from isthmus.qformer.masks import additive
+
+
+def slow_attention(query, key, value, allowed):
+    """One row, one head, one position at a time."""
+    out = torch.zeros(*query.shape[:-1], value.shape[-1], dtype=query.dtype)
+    for b in range(query.shape[0]):
+        for h in range(query.shape[1]):
+            for s in range(query.shape[2]):
+                score = (key[b, h] @ query[b, h, s]) / query.shape[-1] ** 0.5
+                score[~allowed[b, s]] = -torch.inf
+                out[b, h, s] = score.softmax(0) @ value[b, h]
+    return out
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_both_kernels_equal_the_definition(trains):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 3, size, 4, generator=generator, dtype=torch.float64).requires_grad_(trains)
+        for size in (5, 6, 6)
+    )
+    allowed = torch.rand(2, 5, 6, generator=generator) > 0.3
+    allowed[:, :, 0] = True
+    got = attention(query, key, value, bias=additive(allowed[:, None], torch.float64))
+    assert torch.allclose(got, slow_attention(query, key, value, allowed), atol=1e-12, rtol=0)
+
+
+def test_the_table_trains_with_plain_products_on_the_cpu_only():
+    assert choose(torch.device("cpu"), trains=True) == "plain"
+    assert choose(torch.device("cpu"), trains=False) == "fused"
+    assert choose(torch.device("cuda"), trains=True) == "fused"
+
+
+def test_weights_are_probabilities():
+    query = torch.randn(1, 2, 3, 4)
+    assert torch.allclose(attention_weights(query, query).sum(-1), torch.ones(1, 2, 3))
+
+
+def test_dropout_acts_in_training_only_when_asked():
+    query = torch.randn(1, 1, 4, 8, requires_grad=True)
+    torch.manual_seed(0)
+    assert not torch.equal(attention(query, query, query, dropout=0.5), attention(query, query, query, dropout=0.5))
+    assert torch.equal(attention(query, query, query), attention(query, query, query))

@@ -1,0 +1,171 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertForMaskedLM, BertModel
+
+from fakes import tiny_bert_folder
+from isthmus.errors import CheckpointError, TowerError
+from isthmus.qformer.initialize import from_bert, from_scratch, read_bert
+from isthmus.qformer.layer import Dropouts
+from isthmus.qformer.masks import unimodal
+from isthmus.qformer.qformer import QFormer
+from isthmus.qformer.tokenizer import QFormerTokenizer, for_generation
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    tiny_bert_folder(folder)
+    model = BertModel.from_pretrained(folder)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def start(folder, **options):
+    tokenizer, bert = QFormerTokenizer(folder), read_bert(str(folder))
+    sizes = bert.sizes(6, vocabulary=tokenizer.vocabulary, queries=2, cross_frequency=2)
+    qformer = QFormer(sizes, Dropouts(0.0, 0.0, 0.0)).double()  # before the fold: its sum is then exact
+    report = from_bert(qformer, bert, seed=0, dec_from=tokenizer.cls, **options)
+    return qformer, tokenizer, report
+
+
+def sentences(tokenizer):
+    return tokenizer(["a red cat", "dog"])
+
+
+def test_the_text_path_of_a_fresh_bridge_is_the_berts_own(folder):
+    qformer, tokenizer, _ = start(folder)
+    text, bert = sentences(tokenizer), BertModel.from_pretrained(folder).double().eval()
+    assert not text.mask.all()
+    expected = bert(input_ids=text.ids, attention_mask=text.mask.long()).last_hidden_state
+    assert torch.allclose(qformer.encode_text(text), expected[:, 0], atol=1e-12, rtol=0)
+    patches = torch.randn(2, 3, 6, dtype=torch.float64)
+    states = qformer(text, unimodal(2, text.mask), patches).text
+    assert torch.allclose(states[text.mask], expected[text.mask], atol=1e-12, rtol=0)
+
+
+def test_dropping_the_token_type_row_changes_the_text_path_as_in_the_original(folder):
+    (folded, tokenizer, _), (dropped, _, report) = start(folder), start(folder, fold_token_type=False)
+    text = sentences(tokenizer)
+    assert not torch.allclose(folded.encode_text(text), dropped.encode_text(text))
+    assert "embeddings.token_type_embeddings.weight" in report.unused
+
+
+def test_query_feed_forward_is_a_copy_and_dec_starts_from_cls(folder):
+    qformer, tokenizer, _ = start(folder)
+    for layer in qformer.layers:
+        for query, text in zip(
+            layer.query_feed_forward.parameters(), layer.text_feed_forward.parameters(), strict=True
+        ):
+            assert torch.equal(query, text)
+    words = qformer.text.words.weight
+    assert tokenizer.dec == len(words) - 1
+    assert torch.equal(words[tokenizer.dec], words[tokenizer.cls])
+
+
+def test_dec_can_start_random(folder):
+    tokenizer, bert = QFormerTokenizer(folder), read_bert(str(folder))
+    sizes = bert.sizes(6, vocabulary=tokenizer.vocabulary, queries=2, cross_frequency=2)
+    qformer = QFormer(sizes)
+    from_bert(qformer, bert, seed=0, dec_from=None)
+    words = qformer.text.words.weight
+    assert not torch.equal(words[tokenizer.dec], words[tokenizer.cls])
+    assert 0 < words[tokenizer.dec].std() < 0.05
+
+
+def test_the_report_accounts_for_every_tensor(folder):
+    qformer, _, report = start(folder)
+    assert set(report.copied) | set(report.random) == set(qformer.state_dict())
+    assert not set(report.copied) & set(report.random)
+    assert {name for name in report.random if "cross_attention" in name or name.startswith("memory")}
+    assert "queries" in report.random
+    assert "text.head.dense.weight" in report.random
+    assert report.unused == ["pooler.dense.bias", "pooler.dense.weight"]
+    assert "copied" in report.lines()[0]
+
+
+def test_an_mlm_head_is_copied_where_present(folder, tmp_path):
+    tiny_bert_folder(tmp_path)
+    model = BertForMaskedLM(BertModel.from_pretrained(folder).config)
+    torch.nn.init.normal_(model.cls.predictions.bias)
+    model.save_pretrained(tmp_path)
+    qformer, tokenizer, report = start(tmp_path)
+    assert report.copied["text.head.bias"] == "cls.predictions.bias"
+    text = sentences(tokenizer)
+    states = model.eval().bert(input_ids=text.ids, attention_mask=text.mask.long()).last_hidden_state
+    expected = model.cls(states)
+    got = qformer.float().predict(states)[..., : expected.shape[-1]]
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_from_scratch_says_so(folder):
+    qformer, _, _ = start(folder)
+    report = from_scratch(qformer, seed=1)
+    assert "from scratch" in report.lines()[0]
+    assert set(report.random) == set(qformer.state_dict())
+    first = qformer.queries.clone()
+    from_scratch(qformer, seed=1)
+    assert torch.equal(first, qformer.queries)
+    from_scratch(qformer, seed=2)
+    assert not torch.equal(first, qformer.queries)
+
+
+def test_another_model_type_is_refused_by_name(folder, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    with pytest.raises(TowerError, match="'roberta'"):
+        read_bert(str(tmp_path))
+
+
+def test_a_folder_without_safetensors_or_config_is_refused(folder, tmp_path):
+    with pytest.raises(TowerError, match=r"no config\.json"):
+        read_bert(str(tmp_path))
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(TowerError, match=r"no \.safetensors"):
+        read_bert(str(tmp_path))
+
+
+def test_an_unknown_name_is_refused(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(TowerError, match="neither a folder nor"):
+        read_bert("nobody/no-such-bert-anywhere")
+
+
+def test_a_missing_or_misshapen_tensor_is_refused_by_name(folder, tmp_path):
+    tiny_bert_folder(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["encoder.layer.0.attention.self.query.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"encoder\.layer\.0\.attention\.self\.query\.weight"):
+        start(tmp_path)
+
+
+def test_the_tokenizer_cuts_right_pads_and_knows_dec(folder):
+    tokenizer = QFormerTokenizer(folder, max_tokens=4)
+    text = tokenizer(["a red cat dog", "A"])
+    assert text.ids.shape == (2, 4)
+    assert text.ids[0, 0] == tokenizer.cls
+    assert text.ids[0, -1] == tokenizer.sep
+    assert text.mask.tolist() == [[True] * 4, [True] * 3 + [False]]
+    generated = for_generation(text, tokenizer.dec)
+    assert generated.ids[:, 0].tolist() == [tokenizer.dec] * 2
+    assert torch.equal(generated.ids[:, 1:], text.ids[:, 1:])
+    assert text.ids[0, 0] == tokenizer.cls
+    assert tokenizer.decode(text.ids[1]) == "a"
+
+
+def test_a_saved_tokenizer_is_the_same(folder, tmp_path):
+    tokenizer = QFormerTokenizer(folder)
+    tokenizer.save(tmp_path)
+    again = QFormerTokenizer(tmp_path)
+    assert (again.vocabulary, again.dec) == (tokenizer.vocabulary, tokenizer.dec)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(TowerError, match="no BERT tokenizer"):
+        QFormerTokenizer(tmp_path)
