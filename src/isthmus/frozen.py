@@ -1,11 +1,12 @@
 """What frozen means, for both towers (DESIGN 5.3): no gradients, no dropout, and no precision but its own."""
 
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Frozen = TypeVar("Frozen", bound="FrozenModule")
 
 
 def freeze(module: AnyModule) -> AnyModule:
@@ -20,7 +21,7 @@ class FrozenModule(nn.Module):
     Subclasses call `freeze` on what they hold.
     """
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self: Frozen, mode: bool = True) -> Frozen:
         """Stay in evaluation mode: `mode` is taken for compatibility and ignored."""
         return super().train(False)
 

@@ -1,0 +1,1 @@
+"""Pixels to patches: frozen image encoders behind one contract."""

@@ -1,0 +1,105 @@
+"""Image encoders of transformers: any AutoModel, or the vision half of a model that has one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+from isthmus.errors import TowerError
+from isthmus.frozen import freeze
+from isthmus.vision.encoder import Encoder, Preprocessing, map_to_patches
+
+_PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
+_VISION_HALVES = ("vision_model", "vision_tower", "visual")
+
+
+class TransformersEncoder(Encoder):
+    """A transformers vision model by folder or hub id; code from the hub is never run.
+
+    Gives `last_hidden_state`, or `hidden_states[hidden_layer]`: 0 is the embedding, -1 the last block before
+    any closing norm, -2 leaves the last block out, as BLIP-2 does. A model with a text half (CLIP, SigLIP)
+    gives its vision half. A feature map is read row by row.
+
+    Raises TowerError where the model is not found, has no weights for a part, or wants unknown preprocessing.
+    """
+
+    def __init__(
+        self,
+        name: str | Path,
+        *,
+        address: str,
+        revision: str | None = None,
+        hidden_layer: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.address = address
+        self.hidden_layer = hidden_layer
+        model, processor = _load(str(name), revision)
+        self.preprocessing = _preprocessing(address, processor)
+        self.model = freeze(model)
+        self.width = self.probe()
+
+    def encode(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P V"]:
+        """Encode pictures."""
+        deep = self.hidden_layer is not None
+        output = self.model(pixel_values=pixels, output_hidden_states=deep)
+        if self.hidden_layer is None:
+            states: Tensor = output.last_hidden_state
+        else:
+            try:
+                states = output.hidden_states[self.hidden_layer]
+            except IndexError as error:
+                raise TowerError(f"image encoder {self.address} has no layer {self.hidden_layer}.") from error
+        return map_to_patches(states) if states.ndim == 4 else states
+
+
+def _load(name: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        processor = AutoImageProcessor.from_pretrained(name, revision=revision).to_dict()
+        half = getattr(config, "vision_config", None)
+        wanted = half if type(half) in AutoModel._model_mapping else config
+        model, report = AutoModel.from_pretrained(
+            name, config=wanted, revision=revision, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise TowerError(
+            f"image encoder {name!r} cannot be loaded: give a folder that holds a vision model and its"
+            " preprocessor_config.json, or the id of one on a hub that can be reached or is cached."
+        ) from error
+    if report["missing_keys"]:
+        raise TowerError(f"image encoder {name!r} has no weights for {sorted(report['missing_keys'])[0]!r}.")
+    return (model if half is None or wanted is half else _vision_half(name, model)), processor
+
+
+def _vision_half(name: str, model: nn.Module) -> nn.Module:
+    for attribute in _VISION_HALVES:
+        if isinstance(half := getattr(model, attribute, None), nn.Module):
+            return half
+    raise TowerError(f"model {name!r} has a vision_config but no vision half under a known name.")
+
+
+def _preprocessing(address: str, processor: dict[str, Any]) -> Preprocessing:
+    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
+    cuts = bool(processor.get("do_center_crop")) and bool(crop)
+    if "shortest_edge" in size:
+        short = size["shortest_edge"]
+        height, width = (crop["height"], crop["width"]) if cuts else (short, short)
+        share = height / short if cuts else processor.get("crop_pct") or 1.0
+    elif "height" in size and not cuts:
+        height, width, share = size["height"], size["width"], 1.0
+    else:
+        raise TowerError(f"image encoder {address} wants pictures of size {size}, cut to {crop}: not supported.")
+    if height != width:
+        raise TowerError(f"image encoder {address} takes pictures of {height} x {width}, which are not square.")
+    return Preprocessing(
+        size=height,
+        mean=tuple(processor["image_mean"]),
+        std=tuple(processor["image_std"]),
+        interpolation=_PIL_FILTERS.get(int(processor["resample"]), str(processor["resample"])),
+        crop_share=share,
+        squash="height" in size,
+    )

@@ -1,0 +1,76 @@
+"""The contract: preprocessing as a pure function of picture and draws."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from isthmus.errors import TowerError
+from isthmus.vision.encoder import Preprocessing
+
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def picture(width=40, height=20):
+    """Red grows to the right, green downwards: a view tells where it was cut."""
+    red = (torch.arange(width) * 255 // width).expand(height, width)
+    green = (torch.arange(height)[:, None] * 255 // height).expand(height, width)
+    return v2.functional.to_pil_image(torch.stack([red, green, red * 0]).to(torch.uint8))
+
+
+def test_the_centre_view_is_timms_resize_then_cut():
+    preprocessing = Preprocessing(size=14, crop_share=0.875, **PLAIN)
+    stock = v2.Compose(
+        [
+            v2.Resize(16, interpolation=v2.InterpolationMode.BICUBIC),
+            v2.CenterCrop(14),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    assert torch.equal(preprocessing.centre(picture()), stock(picture()))
+
+
+def test_squash_keeps_the_whole_picture_and_normalises():
+    view = Preprocessing(size=8, squash=True, mean=(0.5,) * 3, std=(0.25,) * 3).centre(picture())
+    assert view.shape == (3, 8, 8)
+    assert torch.allclose(view[2], torch.full((8, 8), -2.0))
+    assert view[0, 0, 0] < -1.6
+    assert view[0, 0, -1] > 1.6
+
+
+def test_a_crop_is_a_pure_function_of_its_draws():
+    preprocessing = Preprocessing(size=8, **PLAIN)
+    corner = preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.9), flip=True)
+    assert torch.equal(corner, preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.9), flip=True))
+    far = preprocessing.crop(picture(), (0.0, 0.5, 0.999, 0.999, 0.9), flip=True)
+    mirrored = preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.1), flip=True)
+    assert corner[0].mean() < far[0].mean()
+    assert torch.equal(mirrored, corner.flip(-1))
+    assert torch.equal(preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.1), flip=False), corner)
+
+
+def test_a_crop_of_any_draws_stays_inside_and_its_area_follows_the_draw():
+    preprocessing = Preprocessing(size=4, **PLAIN)
+    for draws in torch.rand(50, 5, generator=torch.Generator().manual_seed(0)).tolist():
+        assert preprocessing.crop(picture(3, 50), draws, flip=True).shape == (3, 4, 4)
+    spans = [preprocessing.crop(picture(64, 64), (area, 0.5, 0.5, 0.5, 0.9), flip=False)[0] for area in (0.001, 0.999)]
+    narrow, wide = ((span.max() - span.min()).item() for span in spans)
+    assert narrow / wide == pytest.approx(0.5**0.5, abs=0.1)
+
+
+def test_what_cannot_be_done_is_refused():
+    with pytest.raises(TowerError, match="lanczos"):
+        Preprocessing(size=8, interpolation="lanczos", **PLAIN)
+    with pytest.raises(TowerError, match="crop_share"):
+        Preprocessing(size=8, crop_share=1.5, **PLAIN)
+    with pytest.raises(ValueError, match="5 draws"):
+        Preprocessing(size=8, **PLAIN).crop(Image.new("RGB", (8, 8)), (0.5,), flip=False)
+
+
+def test_it_is_json():
+    record = Preprocessing(size=8, **PLAIN).as_json()
+    assert json.loads(json.dumps(record)) == record
+    assert record["mean"] == [0.0, 0.0, 0.0]
