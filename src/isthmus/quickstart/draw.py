@@ -5,14 +5,14 @@ import importlib.util
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from isthmus.errors import DataError, UserError
 
 SIZE = 224
-_CHUNK = 16
+_HAND = 16
 
 
 def draw_pictures(
@@ -39,23 +39,29 @@ def draw_pictures(
     for folder in {path.parent for path, _ in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
     done = len(drawings) - len(jobs)
-    hands = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
-    for count in _in_processes(hands, processes) if processes > 1 else map(_draw_hand, hands):
+
+    def tell(count: int) -> None:
+        nonlocal done
         done += count
         if progress is not None:
             progress(done, len(drawings))
+
+    hands = [jobs[start : start + _HAND] for start in range(0, len(jobs), _HAND)]
+    if processes > 1 and hands:
+        _in_processes(hands, processes, tell)
+    else:
+        for hand in hands:
+            tell(_draw_hand(hand))
     return len(jobs)
 
 
-def _in_processes(hands: Sequence[Sequence[tuple[Path, str]]], processes: int) -> Iterator[int]:
-    """Yield the size of every hand as it is finished."""
-    if not hands:
-        return
+def _in_processes(hands: Sequence[Sequence[tuple[Path, str]]], processes: int, tell: Callable[[int], None]) -> None:
+    """Draw hands in parallel, telling the size of each as it is finished; stop all when one fails."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts_to_parent)
     try:
         for future in as_completed([pool.submit(_draw_hand, hand) for hand in hands]):
-            yield future.result()
+            tell(future.result())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import json
 import shutil
 import subprocess
 import tarfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from isthmus.errors import DataError, UserError
 from isthmus.quickstart.artists import Artist
+from isthmus.quickstart.names import read_json
 
 FILES = ("icons.json", "info.json", "metadata.json")
 _SECONDS = 600
@@ -93,22 +93,21 @@ def _reason(stderr: str) -> str:
 def _unpack(artist: Artist, tarball: Path, folder: Path) -> None:
     """Take the three files out of the tarball, and nothing else."""
     folder.mkdir()
-    with tarfile.open(tarball) as archive:
-        for name in FILES:
-            try:
+    try:
+        with tarfile.open(tarball) as archive:
+            for name in FILES:
                 member = archive.getmember(f"package/{name}")
-            except KeyError as error:
-                raise DataError(
-                    f"the package {artist.package}@{artist.version} holds no {name}: "
-                    "it is not the icon set that the quickstart expects, so fetch it from npm's own registry."
-                ) from error
-            archive.extract(member.replace(name=name), folder, filter="data")
+                archive.extract(member.replace(name=name), folder, filter="data")
+    except (KeyError, tarfile.TarError) as error:
+        raise DataError(
+            f"the package {artist.package}@{artist.version} is not the icon set that the quickstart expects "
+            f"({error}): check which registry npm is set up to use, then start again."
+        ) from error
 
 
 def _check_licence(artist: Artist, folder: Path) -> None:
     """Hold the credit that reports print against the package's own words."""
-    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
-    stated = info.get("license", {}).get("spdx")
+    stated = read_json(folder / "info.json").get("license", {}).get("spdx")
     if stated != artist.licence:
         raise DataError(
             f"the package {artist.package}@{artist.version} states the licence {stated}, "

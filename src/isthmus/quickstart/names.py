@@ -28,7 +28,7 @@ def thing_names(folder: Path) -> tuple[str, ...]:
     Source: `metadata.json` of the icon set, the categories of Unicode's emoji list.
 
     """
-    categories = _read(folder / "metadata.json").get("categories", {})
+    categories = read_json(folder / "metadata.json").get("categories", {})
     missing = [category for category in CATEGORIES if category not in categories]
     if missing:
         raise DataError(
@@ -54,7 +54,7 @@ def icon_svgs(folder: Path, names: Iterable[str], size: int) -> dict[str, str]:
     Source: the IconifyJSON format: `left`, `top` (0), `width`, `height` (16) of the set, overridden by icon.
 
     """
-    icons = _read(folder / "icons.json")
+    icons = read_json(folder / "icons.json")
     if "icons" not in icons:
         raise DataError(f"{folder / 'icons.json'} holds no icons: remove the folder and fetch it again.")
     drawn = icons["icons"]
@@ -73,7 +73,13 @@ def _document(icon: dict[str, Any], defaults: dict[str, Any], size: int) -> str:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object of a package.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
