@@ -1,0 +1,105 @@
+"""One picture file → one upright RGB picture, the same in training, evaluation and serving.
+
+| given | becomes |
+|---|---|
+| EXIF orientation | turned upright |
+| alpha (RGBA, LA, a transparent colour in P, L or RGB) | composited on white |
+| 1, L, CMYK, YCbCr, LAB | RGB |
+| I;16 | scaled by 1/257, so that 65535 is white |
+| several frames | the first |
+| I, F (32-bit) | refused: their white is not defined |
+
+Untrusted files are met at the header: only the formats below are tried, and the pixel cap is checked before
+anything is decoded.
+"""
+
+import struct
+from io import BufferedReader, BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from isthmus.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+MAX_PIXELS = 89_478_485
+"""Pixels a picture may have, by its header: Pillow's own limit, so that its warning never stands alone."""
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read a picture file as upright RGB.
+
+    Raises DataError, naming the path, for a file that is missing, broken, of another format or too large.
+    """
+    try:
+        with path.open("rb") as stream:
+            return decode_image(stream, str(path))
+    except OSError as error:
+        raise DataError(f"{path}: the picture cannot be read ({error.strerror or error}).") from error
+
+
+def decode_image(stream: BufferedReader | BytesIO, name: str) -> Image.Image:
+    """Read a picture from an open file, for example an upload, as upright RGB.
+
+    Raises DataError, beginning with `name`, for what is broken, of another format or too large.
+    """
+    try:
+        with Image.open(stream, formats=FORMATS) as image:
+            _check_size(image.size, name)
+            image.load()
+            return _to_rgb(_upright(image), name)
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(name, f"{error}".split(",")[0]) from error
+    except UnidentifiedImageError as error:
+        formats = ", ".join(FORMATS)
+        raise DataError(f"{name}: this is no picture in one of the formats {formats}.") from error
+    except Exception as error:  # decoders meet broken bytes with nearly every kind of exception
+        raise DataError(f"{name}: the picture is broken ({error}); replace it or remove it.") from error
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise _too_large(name, f"{size[0]} x {size[1]}")
+
+
+def _too_large(name: str, found: str) -> DataError:
+    return DataError(f"{name}: the picture has more than {MAX_PIXELS:,} pixels ({found}); scale it down.")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; an unreadable EXIF block counts as none."""
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except (OSError, SyntaxError, ValueError, struct.error):
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.float32)
+        image = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise DataError(
+            f"{name}: the picture has 32-bit pixels, whose white is not defined; save it with 8 or 16 bits."
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

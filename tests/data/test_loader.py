@@ -1,0 +1,136 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from isthmus.data.collate import Row, collate
+from isthmus.data.loader import (
+    EvaluationRows,
+    TrainingRows,
+    Workers,
+    crop_draws,
+    evaluation_loader,
+    make_loader,
+)
+from isthmus.data.sampler import CounterSampler
+from isthmus.data.text import caption_identity
+from isthmus.errors import DataError
+from isthmus.fingerprint import text_identity
+from isthmus.records import Example, Text
+
+SOURCE = [
+    Example(Path(f"{index}.jpg"), f"thing {index // 2}", (f"a {index}", f"b {index}", f"c {index}"))
+    for index in range(10)
+]
+
+
+def tokenize(captions):
+    ids = torch.tensor([[len(caption), ord(caption[0])] for caption in captions])
+    return Text(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def look(example, index, epoch):
+    return torch.tensor([index, *crop_draws(7, epoch, index)])
+
+
+def broken_look(example, index, epoch):
+    if index == 4:
+        raise DataError("4.jpg: the picture is broken.")
+    return torch.zeros(1)
+
+
+def batches(workers=0, start=0, stop=7, seed=1, **ranks):
+    sampler = CounterSampler(len(SOURCE), 4, seed=seed, **ranks)
+    rows = TrainingRows(SOURCE, look, seed=seed)
+    loader = make_loader(rows, sampler, steps=range(start, stop), tokenize=tokenize, workers=Workers(workers))
+    assert len(loader) == stop - start
+    return list(loader)
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.captions == b.captions
+        assert torch.equal(a.vision, b.vision) and torch.equal(a.index, b.index)
+        assert torch.equal(a.text.ids, b.text.ids) and torch.equal(a.text.mask, b.text.mask)
+        assert torch.equal(a.identity.image, b.identity.image)
+        assert torch.equal(a.identity.caption, b.identity.caption)
+
+
+def test_collate_stacks_and_hashes():
+    rows = [
+        Row(torch.full((2, 3), 1.0, dtype=torch.bfloat16), "A boat", "x", 5),
+        Row(torch.full((2, 3), 2.0, dtype=torch.bfloat16), "a boat", "y", 1),
+    ]
+    batch = collate(rows, tokenize=tokenize)
+    assert batch.vision.shape == (2, 2, 3) and batch.vision.dtype == torch.bfloat16
+    assert batch.captions == ("A boat", "a boat")
+    assert batch.index.tolist() == [5, 1]
+    assert batch.identity.image.tolist() == [text_identity("x"), text_identity("y")]
+    assert batch.identity.caption.tolist() == [caption_identity("a boat")] * 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_give_identical_batches(workers):
+    assert_equal(batches(workers), batches(0))
+
+
+def test_resume_in_any_epoch_continues_the_run():
+    assert_equal(batches(start=3), batches()[3:])
+
+
+def test_two_ranks_concatenate_to_one_process():
+    alone = batches()
+    left, right = (batches(rank=rank, world_size=2) for rank in (0, 1))
+    for whole, a, b in zip(alone, left, right, strict=True):
+        assert whole.captions == a.captions + b.captions
+        assert torch.equal(whole.vision, torch.cat([a.vision, b.vision]))
+
+
+def test_captions_are_drawn_by_seed_epoch_and_index():
+    rows = TrainingRows(SOURCE, look, seed=1)
+    drawn = [rows[epoch, 0].caption for epoch in range(60)]
+    assert drawn == [TrainingRows(SOURCE, look, seed=1)[epoch, 0].caption for epoch in range(60)]
+    counts = Counter(drawn)
+    assert set(counts) == {"a 0", "b 0", "c 0"} and min(counts.values()) > 8
+    assert drawn != [rows[epoch, 1].caption.replace("1", "0") for epoch in range(60)]
+    assert drawn != [TrainingRows(SOURCE, look, seed=2)[epoch, 0].caption for epoch in range(60)]
+
+
+def test_crop_draws_are_keyed_numbers_within_0_and_1():
+    assert len(crop_draws(1, 2)) == 5 and all(0 < draw < 1 for draw in crop_draws(1, 2))
+    assert crop_draws(1, 2) == crop_draws(1, 2) != crop_draws(2, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_is_in_order_with_first_captions(workers):
+    loader = evaluation_loader(EvaluationRows(SOURCE, look), 4, tokenize=tokenize, workers=Workers(workers))
+    seen = list(loader)
+    assert [len(batch) for batch in seen] == [4, 4, 2] and len(loader) == 3
+    assert sum((batch.captions for batch in seen), ()) == tuple(f"a {index}" for index in range(10))
+    assert torch.equal(seen[2].vision, torch.stack([look(None, index, 0) for index in (8, 9)]))
+    assert_equal(seen, list(loader))
+
+
+def test_evaluation_ranks_share_the_rows():
+    rows = EvaluationRows(SOURCE, look)
+    shares = [
+        [i for batch in evaluation_loader(rows, 4, tokenize=tokenize, share=(rank, 3)) for i in batch.index]
+        for rank in range(3)
+    ]
+    assert sorted(int(i) for share in shares for i in share) == list(range(10))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_row_is_named_as_it_was_raised(workers):
+    loader = evaluation_loader(EvaluationRows(SOURCE, broken_look), 4, tokenize=tokenize, workers=Workers(workers))
+    with pytest.raises(DataError, match=r"^4\.jpg: the picture is broken\.$"):
+        list(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_global_generator_is_touched(workers):
+    before = torch.get_rng_state()
+    batches(workers)
+    assert torch.equal(before, torch.get_rng_state())
