@@ -17,7 +17,7 @@ def slow_itg(logits, labels, smoothing):
                 continue
             normaliser = math.log(sum(math.exp(x) for x in logits[b, t].tolist()))
             for word, logit in enumerate(logits[b, t].tolist()):
-                target = (1 - smoothing) * (word == labels[b, t]) + smoothing / logits.shape[-1]
+                target = (1 - smoothing) * bool(word == labels[b, t]) + smoothing / logits.shape[-1]
                 total -= target * (logit - normaliser)
             count += 1
     return float(total), count
