@@ -1,0 +1,1 @@
+"""Soft prompt and text to loss and text: frozen language models behind one contract."""

@@ -1,0 +1,243 @@
+"""Decoder-only models: the cached prefix against the plain whole sequence, labels, generation, frozenness."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from fakes import byte_tokenizer
+from isthmus.errors import TowerError
+from isthmus.fingerprint import module_fingerprint
+from isthmus.language import decoder_only
+from isthmus.language.decoder_only import DecoderOnlyLLM, place_labels
+from isthmus.language.prompts import Prompt
+from isthmus.records import Text
+
+SIZES = {"vocab_size": 260, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+ROTARY = {**SIZES, "intermediate_size": 32, "num_key_value_heads": 2, "initializer_range": 0.3}
+MARKS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**ROTARY, **MARKS)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**ROTARY, **MARKS, head_dim=8)),
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(**SIZES, **MARKS, ffn_dim=32, word_embed_proj_dim=8, init_std=0.3, dropout=0.5)
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=260, n_embd=16, n_layer=2, n_head=4, initializer_range=0.3, **MARKS)
+    ),
+}
+PROMPT = Prompt(before="see: cat\nsee:", after=" is")
+CAPTIONS = ["a dog", "red", "two big cats"]
+
+
+def llm(family="llama", prompt=PROMPT, *, bos=True, **options):
+    torch.manual_seed(1)
+    model = MODELS[family]().double()
+    return DecoderOnlyLLM(model, byte_tokenizer(bos=bos), prompt, address=f"folder:{family}", **options)
+
+
+def soft_prompt(tower, rows=3, queries=4):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(rows, queries, tower.width, dtype=torch.float64, generator=generator, requires_grad=True)
+
+
+def spelled(text):
+    return byte_tokenizer()(text, add_special_tokens=False).input_ids
+
+
+def plain_row_loss(tower, soft, caption, prompt, *, bos=True):
+    """The whole sequence of one row, unpadded and uncached, by transformers' own labels: mean over labels."""
+    first, second = ([1], []) if prompt.bos == "first" else ([], [1])
+    before = (first if bos else []) + spelled(prompt.before)
+    after = (second if bos else []) + spelled(prompt.after)
+    label = spelled(" " + caption) + (spelled(prompt.end) if prompt.end else [2])
+    embed = tower.model.get_input_embeddings()
+    parts = [embed(torch.tensor([ids], dtype=torch.long)) for ids in (before, after, label)]
+    sequence = torch.cat([parts[0], soft[None], parts[1], parts[2]], 1)
+    labels = torch.tensor([[-100] * (sequence.shape[1] - len(label)) + label])
+    return tower.model(inputs_embeds=sequence, labels=labels).loss, len(label)
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(
+    "prompt",
+    [PROMPT, Prompt(), Prompt(before="see:", bos="after_soft_prompt", end=""), Prompt(before="x", end=";;")],
+    ids=["before-after", "bos-only", "bos-after", "two-token-end"],
+)
+def test_loss_and_gradient_are_the_plain_whole_sequences(family, prompt):
+    tower = llm(family, prompt)
+    soft = soft_prompt(tower)
+    sums, weights = tower.row_losses(soft, tower.tokenize(CAPTIONS))
+    rows = [plain_row_loss(tower, soft[i], caption, prompt) for i, caption in enumerate(CAPTIONS)]
+    expected = torch.stack([mean * count for mean, count in rows])
+    assert weights.tolist() == [count for _, count in rows]
+    assert torch.allclose(sums.double(), expected.double(), rtol=1e-5)
+    (found,) = torch.autograd.grad(sums.sum(), soft)
+    (wanted,) = torch.autograd.grad(expected.sum(), soft)
+    assert torch.allclose(found, wanted, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_without_bos_and_text_there_is_no_prefix():
+    prompt = Prompt(end="\n")
+    tower = llm(prompt=prompt, bos=False)
+    soft = soft_prompt(tower, 1)
+    mean, count = plain_row_loss(tower, soft[0], "red", prompt, bos=False)
+    term = tower.loss(soft, tower.tokenize(["red"]))
+    assert torch.allclose(term.mean().double(), mean.double(), rtol=1e-5)
+    assert term.weight == count == 5
+
+
+def test_padding_columns_off_the_cpu_change_nothing(monkeypatch):
+    tower = llm()
+    soft, target = soft_prompt(tower), tower.tokenize(CAPTIONS)
+    compact = tower.row_losses(soft, target)
+    monkeypatch.setattr(
+        decoder_only, "place_labels", lambda text, first, compact: place_labels(text, first, compact=False)
+    )
+    padded = tower.row_losses(soft, target)
+    assert all(torch.allclose(a, b) for a, b in zip(compact, padded, strict=True))
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_a_model_that_gives_all_logits(compact):
+    tower = llm()
+    target = tower.tokenize(CAPTIONS)
+    sequence = soft_prompt(tower, queries=20).detach()
+    mask = torch.ones(3, 20 + len(tower._before), dtype=torch.long)
+    kept = place_labels(target, 20 - target.ids.shape[1], compact=compact).kept
+    few = tower._logits(sequence, mask, kept)
+    tower._keeps_logits = False
+    assert torch.allclose(few, tower._logits(sequence, mask, kept))
+
+
+def test_the_cached_prefix_is_never_written_and_survives_inference_mode():
+    tower = llm()
+    soft, target = soft_prompt(tower), tower.tokenize(CAPTIONS)
+    with torch.inference_mode():
+        first = tower.loss(soft, target).sum.item()
+    (prefix,) = tower._prefixes.values()
+    length = prefix.get_seq_length()
+    term = tower.loss(soft, target)
+    term.sum.backward()
+    assert term.sum.item() == pytest.approx(first)
+    assert prefix.get_seq_length() == length == len(tower._before)
+    assert len(tower._prefixes) == 1
+    tower.float().loss(soft, target)
+    assert len(tower._prefixes) == 2
+
+
+def test_rows_without_labels_weigh_nothing():
+    tower = llm()
+    soft = soft_prompt(tower, 2)
+    target = tower.tokenize(["a", "b"])
+    empty = Text(target.ids, torch.zeros_like(target.mask))
+    sums, weights = tower.row_losses(soft, empty)
+    sums.sum().backward()
+    assert sums.tolist() == weights.tolist() == [0.0, 0.0]
+    assert not soft.grad.any()
+
+
+def test_labels_are_prefix_caption_end_mark():
+    text = llm(max_tokens=4).tokenize(["a", "abcdef", ""])
+    assert text.mask.sum(1).tolist() == [3, 5, 2]
+    assert text.ids[1].tolist() == spelled(" abc\n")
+    assert text.ids[0].tolist() == [*spelled(" a\n"), 0, 0]
+
+
+def test_the_tower_is_frozen():
+    tower = llm("opt")
+    before = module_fingerprint(tower)
+    projection = nn.Linear(4, tower.width, dtype=torch.float64)
+    whole = nn.ModuleDict({"tower": tower, "projection": projection}).train()
+    optimizer = torch.optim.SGD(whole.parameters(), lr=1.0)
+    target, rows = tower.tokenize(CAPTIONS), torch.randn(3, 2, 4, dtype=torch.float64)
+    first = tower.loss(projection(rows), target).sum
+    assert torch.equal(first, tower.loss(projection(rows), target).sum)
+    first.backward()
+    optimizer.step()
+    assert all(not p.requires_grad and p.grad is None for p in tower.parameters())
+    assert module_fingerprint(tower) == before
+    assert projection.weight.grad.abs().sum() > 0
+
+
+def test_autocast_does_not_reach_it():
+    tower = llm().float()
+    soft, target = soft_prompt(tower), tower.tokenize(CAPTIONS)
+    outside = tower.loss(soft, target).sum
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(tower.loss(soft, target).sum, outside)
+
+
+def scripted(monkeypatch, tower, texts):
+    """Make greedy search write `texts[row]`, whatever the weights: only the head's choice is replaced."""
+    forward, written = tower.model.forward, [0]
+
+    def spell(*arguments, **options):
+        output = forward(*arguments, **options)
+        output.logits = torch.full_like(output.logits[:, -1:], -1.0)
+        for row, text in enumerate(texts):
+            output.logits[row, 0, text[min(written[0], len(text) - 1)]] = 1.0
+        written[0] += 1
+        return output
+
+    monkeypatch.setattr(tower.model, "forward", spell)
+    return tower
+
+
+@pytest.mark.parametrize("end", ["\n", ";;", ""])
+def test_generation_stops_at_the_end_mark_or_the_end_of_sequence(monkeypatch, end):
+    mark = spelled(end) if end else [2]
+    tower = llm(prompt=Prompt(before="see:", end=end))
+    texts = [[*spelled(" red cat"), *mark, *spelled("never")], [*spelled(" dog"), 2, *spelled("never")]]
+    found = scripted(monkeypatch, tower, texts).generate(soft_prompt(tower, 2), max_new_tokens=12)
+    assert found == ["red cat", "dog"]
+
+
+def test_generation_stops_at_the_limit(monkeypatch):
+    tower = llm()
+    scripted(monkeypatch, tower, [spelled(" a long text")])
+    assert tower.generate(soft_prompt(tower, 1), max_new_tokens=4) == ["a l"]
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_batched_generation_is_single_generation(family):
+    tower = llm(family)
+    soft = soft_prompt(tower)
+    together = tower.generate(soft, max_new_tokens=6)
+    assert together == [tower.generate(row[None], max_new_tokens=6)[0] for row in soft]
+    assert tower.generate(soft[:0], max_new_tokens=6) == []
+
+
+def test_generation_follows_the_training_sequence():
+    """The first token written is the arg-max of the logits that the loss reads first."""
+    tower = llm()
+    soft = soft_prompt(tower)
+    costs = [
+        tower.row_losses(soft, Text(torch.full((3, 1), token), torch.ones(3, 1, dtype=torch.bool)))[0]
+        for token in range(tower.vocabulary())
+    ]
+    best = torch.stack(costs).argmin(0).tolist()
+    assert tower.generate(soft, max_new_tokens=1) == [tower._text([token]) for token in best]
+
+
+def test_width_and_scale_are_the_embedding_modules():
+    tower = llm("opt")
+    weight = tower.model.get_input_embeddings().weight
+    assert tower.width == 8
+    assert tower.embedding_scale() == pytest.approx(weight.float().std().item(), rel=1e-6)
+
+
+def test_an_end_mark_is_needed():
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(TowerError, match="give the prompt an end mark"):
+        DecoderOnlyLLM(MODELS["llama"](), tokenizer, Prompt(end=""), address="folder:x")
