@@ -3,10 +3,6 @@
 Every factory writes a folder as `save_pretrained` does, is seeded, and returns the folder it was given.
 """
 
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 from pathlib import Path
 
 import torch
@@ -114,9 +110,7 @@ def tiny_clip_folder(path: Path, *, seed: int = 0) -> Path:
         projection_dim=8,
     )
     CLIPModel(config).save_pretrained(path)
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
-        path
-    )
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
     return path
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def _unpack(gguf_file: Path, folder: Path, dtype: torch.dtype) -> None:
         packed = AutoModelForCausalLM.from_pretrained(
             **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, LookupError, ImportError, struct.error) as error:
         raise TowerError(f"GGUF file {gguf_file} cannot be read as a causal language model.") from error
     config = copy.deepcopy(packed.config)
     if hasattr(config, "quantization_config"):
