@@ -53,7 +53,7 @@ def gather(rows: Shaped[Tensor, "B ..."], *, exact: bool = True) -> Shaped[Tenso
         return rows if world_size() == 1 else _all_rows(rows)
     if world_size() == 1:
         return rows
-    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _GatherRows.apply(rows)
     return gathered
 
 
@@ -64,3 +64,18 @@ def reduce_sum(value: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         value = value.clone()
         distributed.all_reduce(value)
     return value
+
+
+def gather_padded(rows: Shaped[Tensor, "B T"]) -> Shaped[Tensor, "N W"]:
+    """Gather integer rows whose width differs between ranks: zeros fill up to the widest; no gradient."""
+    if world_size() > 1:
+        width = torch.tensor(rows.shape[1], device=rows.device)
+        distributed.all_reduce(width, distributed.ReduceOp.MAX)
+        rows = torch.nn.functional.pad(rows, (0, int(width) - rows.shape[1]))
+    return gather(rows, exact=False)
+
+
+def wait() -> None:
+    """Let every rank come to this place before any goes on."""
+    if world_size() > 1:
+        distributed.barrier()

@@ -1,5 +1,6 @@
 """The contract of a language model: a soft prompt and text to a loss or to text, always frozen."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -7,12 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.frozen import FrozenModule
+from isthmus.language.prompts import Prompt
 from isthmus.records import Term, Text
 
 _SCALE_SAMPLE = 8192
 
 
-class FrozenLLM(FrozenModule):
+class FrozenLLM(FrozenModule, ABC):
     """A frozen language model that reads a soft prompt.
 
     `width` is L, the width of its embeddings; `address` says where the weights came from (`hub:name@revision`,
@@ -21,28 +23,29 @@ class FrozenLLM(FrozenModule):
 
     width: int
     address: str
+    prompt: Prompt
 
+    @abstractmethod
     def tokenize(self, captions: Sequence[str]) -> Text:
         """Turn captions into labels, each closed by the end mark."""
-        raise NotImplementedError
 
+    @abstractmethod
     def row_losses(
         self, soft_prompt: Float[Tensor, "B Q L"], target: Text
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Give each row's summed cross-entropy over its label tokens, and their count, both fp32."""
-        raise NotImplementedError
 
+    @abstractmethod
     def generate(self, soft_prompt: Float[Tensor, "B Q L"], *, max_new_tokens: int) -> list[str]:
         """Write greedily until the end mark; the text comes stripped and without it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
         """Embed tokens as the model itself does, scaling included, without gradient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def vocabulary(self) -> int:
         """How many tokens can be embedded."""
-        raise NotImplementedError
 
     def loss(self, soft_prompt: Float[Tensor, "B Q L"], target: Text) -> Term:
         """Sum of the rows' losses; the weight is the number of label tokens."""

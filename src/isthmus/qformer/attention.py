@@ -51,4 +51,5 @@ def attention_weights(
     if bias is not None:
         scores = scores + bias
     precise = torch.promote_types(scores.dtype, torch.float32)
-    return scores.softmax(dim=-1, dtype=precise).to(query.dtype)
+    weights: Tensor = scores.softmax(dim=-1, dtype=precise)
+    return weights.to(query.dtype)

@@ -55,13 +55,14 @@ class PatchMemory(nn.Module):
         )
 
     def _folded(self, normalised: Float[Tensor, "B P V"], layer: nn.Module) -> Float[Tensor, "B H P d"]:
+        assert isinstance(layer, nn.Linear)
         weight, bias = layer.weight * self.norm.weight, layer.bias + layer.weight @ self.norm.bias
         return split_heads(F.linear(normalised, weight, bias), self.heads)
 
 
 def split_heads(states: Float[Tensor, "B S D"], heads: int) -> Float[Tensor, "B H S d"]:
     """View the width as heads."""
-    return states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return states.view(*states.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def merge_heads(states: Float[Tensor, "B H S d"]) -> Float[Tensor, "B S D"]:

@@ -74,7 +74,7 @@ class QFormer(nn.Module):
 
         Raises `AbsentPartError` when text is given and the bridge has no text half.
         """
-        states = self._embed_queries(patches.shape[0])
+        count, states = self.queries.shape[0], self._embed_queries(patches.shape[0])
         if text is not None:
             states = torch.cat([states, self._embed_text(text)], dim=1)
         bias = None if mask is None else additive(mask[:, None], states.dtype)
@@ -83,16 +83,15 @@ class QFormer(nn.Module):
         for layer, cross in self._layers():
             attention_block = layer.self_attention
             states = attention_block(states, *attention_block.keys_values(states), bias)
-            queries, words = states.split([self.queries.shape[0], states.shape[1] - self.queries.shape[0]], dim=1)
+            queries, words = states[:, :count], states[:, count:]
             if layer.cross_attention is not None:
                 keys = split_heads(self.memory.keys[cross](normalised), self.memory.heads)
                 values = split_heads(self.memory.values[cross](normalised), self.memory.heads)
                 looks.append(attention_weights(layer.cross_attention.project(queries), keys).detach())
                 queries = layer.cross_attention(queries, keys, values)
             queries = layer.query_feed_forward(queries)
-            states = queries if text is None else torch.cat([queries, layer.text_feed_forward(words)], dim=1)
-        queries, words = states.split([self.queries.shape[0], states.shape[1] - self.queries.shape[0]], dim=1)
-        return States(queries, None if text is None else words, tuple(looks))
+            states = queries if text is None else torch.cat([queries, self._text_feed_forward(layer)(words)], dim=1)
+        return States(states[:, :count], None if text is None else states[:, count:], tuple(looks))
 
     def encode_image(self, patches: Float[Tensor, "B P V"]) -> ImageEncoding:
         """Let the queries read the image alone: under the unimodal and causal masks they never see text."""

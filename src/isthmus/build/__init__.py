@@ -1,0 +1,1 @@
+"""Config or BridgeFile → objects: the only room that knows both."""

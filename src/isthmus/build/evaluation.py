@@ -1,0 +1,53 @@
+"""What a bridge is scored by: retrieval for stage 1, loss and greedy captions for stage 2."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from isthmus.build.data import Looks, Tokenize, held_out_loader
+from isthmus.build.precision import Compute
+from isthmus.data.loader import Loader
+from isthmus.models.bridge import Bridge
+from isthmus.models.generate import caption_by_llm
+from isthmus.models.stage1 import Stage1
+from isthmus.models.stage2 import Stage2
+from isthmus.records import Source
+from isthmus.tasks.caption import caption_all, exact_match
+from isthmus.tasks.retrieval import embed, retrieval
+from isthmus.tasks.shuffled import right_and_shuffled
+
+MAX_NEW_TOKENS = 16
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scorer of one bridge on one source."""
+
+    source: Source
+    looks: Looks
+    tokenize: Tokenize
+    compute: Compute
+    seed: int
+
+    def batches(self) -> Loader:
+        """Every row once, centre view."""
+        look = self.looks(self.source, seed=None)
+        return held_out_loader(self.source, look, tokenize=self.tokenize, batch_size=_BATCH)
+
+    def score(self, stage: Stage1 | Stage2) -> dict[str, Any]:
+        """Whatever this stage is scored by."""
+        stage.eval()
+        return self.stage2(stage) if isinstance(stage, Stage2) else self.stage1(stage.bridge)
+
+    def stage1(self, bridge: Bridge) -> dict[str, Any]:
+        """R@1, R@5 and R@10 both ways by ITC, in per cent."""
+        return retrieval(embed(bridge, self.batches(), self.compute.device))
+
+    def stage2(self, stage: Stage2) -> dict[str, Any]:
+        """Loss with right and shuffled pictures (nats per token), and greedy captions with their exact matches."""
+        device = self.compute.device
+        loss = right_and_shuffled(stage, self.batches(), device, seed=self.seed)
+        captioner = partial(caption_by_llm, stage.bridge, stage.llm, max_new_tokens=MAX_NEW_TOKENS)
+        pairs = caption_all(captioner, self.batches(), device)
+        return {"loss": loss, "exact_match": exact_match(pairs), "pictures": len(pairs), "captions": pairs}

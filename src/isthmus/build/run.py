@@ -1,0 +1,178 @@
+"""A training run from its config: workshop, store, stage, trainer, and the record of what was done."""
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from isthmus import distributed
+from isthmus.build.bridge import BRIDGE, BuiltBridge
+from isthmus.build.data import open_looks, open_source, training_loader
+from isthmus.build.evaluation import Evaluation
+from isthmus.build.precision import Compute, choose_compute
+from isthmus.build.stages import build_stage1, build_stage2, start_projection
+from isthmus.build.workshop import Tower, Workshop, open_workshop
+from isthmus.checkpoints.native import write_bridge
+from isthmus.config.run import RunConfig
+from isthmus.data.loader import Loader
+from isthmus.errors import ConfigError, UserError
+from isthmus.features.extract import Progress
+from isthmus.fingerprint import module_fingerprint
+from isthmus.models.stage1 import Stage1
+from isthmus.models.stage2 import Stage2
+from isthmus.records import BridgeFile
+from isthmus.train.loop import Hooks, Plan, Trainer
+from isthmus.train.optimizer import AdamW, Rates, make_optimizer
+from isthmus.train.tracking import JsonLines, Reporter
+
+LOG, RECORD = "log.jsonl", "run.json"
+_FIT_BATCHES = 32
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that is ready to start."""
+
+    config: RunConfig
+    trainer: Trainer
+    batches: Loader
+    stage: Stage1 | Stage2
+    built: BuiltBridge
+    towers: Mapping[str, Tower]
+    evaluation: Evaluation | None
+    provenance: Mapping[str, Any]
+
+    def run(self) -> dict[str, Any]:
+        """Train, evaluate and save; returns the run's record, which is also written beside the bridge.
+
+        Raises `UserError` when a loss is not finite, and if a tower changed, which must never happen.
+        """
+        output, begun = Path(self.config.output), time.monotonic()
+        log = JsonLines(output / LOG)
+        title, silent = f"stage {self.config.stage}", distributed.rank() > 0
+        with Reporter(title, self.config.train.steps, silent=silent) as reporter:
+            reporter.say(self.built.report[0])
+            figures = self.trainer.run(self.batches, Hooks(self.evaluate, self.save, log, reporter))
+        log.close()
+        record = {
+            **self.provenance,
+            "figures": figures,
+            "seconds": round(time.monotonic() - begun, 1),
+            "towers_unchanged": {name: tower.unchanged() for name, tower in self.towers.items()},
+            "start": self.built.report,
+        }
+        (output / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        return record
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score the bridge as it is on the held-out source; nothing where there is none."""
+        return {} if self.evaluation is None else self.evaluation.score(self.stage)
+
+    def save(self, step: int) -> None:
+        """Write the bridge's folder, after proving that the towers are what they were."""
+        for name, tower in self.towers.items():
+            if not tower.unchanged():
+                raise UserError(f"the frozen {name} changed in training, so nothing was saved; please report this")
+        if distributed.rank() == 0:
+            tensors = {name: tensor.detach().cpu() for name, tensor in self.stage.bridge.state_dict().items()}
+            file = BridgeFile(self.stage.bridge.sizes, tensors, {**self.provenance, "step": step})
+            write_bridge(file, Path(self.config.output) / BRIDGE, save_tokenizer=self.built.tokenizer.save)
+
+
+def build_training(config: RunConfig, *, workshop: Workshop | None = None, progress: Progress) -> Training:
+    """Build a run; fills the feature store first, where the config names one (`progress` tells how far).
+
+    Raises a `UserError` of some kind for all that is wrong with the config, the data, the towers or the store.
+    """
+    accelerator = _accelerator(config)
+    train = open_source(config.data.train)
+    held_out = None if config.data.evaluation is None else open_source(config.data.evaluation)
+    workshop = workshop or open_workshop(config)
+    compute, towers = workshop.compute, {"encoder": workshop.tower}
+    set_seed(config.seed)
+    stage: Stage1 | Stage2
+    if config.stage == 1:
+        stage, built = build_stage1(config, workshop.encoder.width)
+    else:
+        stage, built = build_stage2(config, train, compute)
+        towers["llm"] = Tower(stage.llm, stage.llm.address, module_fingerprint(stage.llm))
+    sources = [train] if held_out is None else [train, held_out]
+    looks = open_looks(config, workshop.encoder, sources, compute, progress=progress)
+    look = looks(train, seed=config.seed)
+    batches, per_epoch = training_loader(train, look, config, tokenize=built.tokenizer)
+    stage.to(compute.device)
+    if isinstance(stage, Stage2):
+        start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)
+    return Training(
+        config=config,
+        trainer=Trainer(stage, _optimizer(config, built), accelerator, _plan(config, per_epoch)),
+        batches=batches,
+        stage=stage,
+        built=built,
+        towers=towers,
+        evaluation=None if held_out is None else Evaluation(held_out, looks, built.tokenizer, compute, config.seed),
+        provenance=_provenance(config, stage, towers, compute),
+    )
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    """Join the process group, if there is one, and choose precision as the run does."""
+    compute = choose_compute(config.device, config.precision)
+    accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=compute.device.type == "cpu")
+    rows = config.train.batch_size * distributed.world_size()
+    if config.stage == 1 and rows == 1:
+        raise ConfigError(
+            "a stage-1 global batch of 1 has no negatives for ITC and ITM; raise `train.batch_size` to 2 or more"
+        )
+    return accelerator
+
+
+def _optimizer(config: RunConfig, built: BuiltBridge) -> torch.optim.AdamW:
+    train = config.train
+    new = train.lr_new or train.lr
+    rates = Rates(train.lr, new, train.lr_projection or new)
+    settings = AdamW(rates, (train.beta1, train.beta2), train.weight_decay)
+    return make_optimizer(built.bridge, settings, fresh=built.fresh)
+
+
+def _plan(config: RunConfig, batches_per_epoch: int) -> Plan:
+    train = config.train
+    return Plan(
+        steps=train.steps,
+        batches_per_epoch=batches_per_epoch,
+        accumulation=train.accumulation,
+        warmup=round(train.warmup * train.steps),
+        lowest=train.lr_min,
+        clip=train.clip,
+        seed=config.seed,
+        per_rank_mean=train.token_mean == "per_rank",
+        log_every=train.log_every,
+        evaluate_every=train.evaluate_every,
+        save_every=train.save_every,
+    )
+
+
+def _provenance(
+    config: RunConfig, stage: Stage1 | Stage2, towers: Mapping[str, Tower], compute: Compute
+) -> dict[str, Any]:
+    """What a folder must say of its making (DESIGN 5.4)."""
+    return {
+        "stage": config.stage,
+        "towers": {name: {"address": t.address, "fingerprint": t.fingerprint} for name, t in towers.items()},
+        "prompt": stage.llm.prompt.as_json() if isinstance(stage, Stage2) else None,
+        "config": config.model_dump(mode="json"),
+        "precision": compute.dtype_name,
+        "device": str(compute.device),
+        "processes": distributed.world_size(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {name: version(name) for name in ("isthmus", "torch", "transformers", "timm", "accelerate")},
+    }

@@ -1,0 +1,71 @@
+"""Config → the module that is trained: stage 1's objectives or stage 2's frozen language model, around a bridge."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from isthmus.build.bridge import BuiltBridge, fresh_bridge, read_stage1, stage2_bridge
+from isthmus.build.precision import Compute
+from isthmus.build.towers import build_llm
+from isthmus.config.model import BridgeConfig, LanguageConfig
+from isthmus.config.run import RunConfig
+from isthmus.data.text import normalise
+from isthmus.language.prompts import Prompt
+from isthmus.models.projection import start_least_squares, start_random
+from isthmus.models.stage1 import Stage1, Stage1Options
+from isthmus.models.stage2 import Stage2
+from isthmus.randomness import permutation
+from isthmus.records import Batch, Source
+
+
+def build_stage1(config: RunConfig, vision_width: int) -> tuple[Stage1, BuiltBridge]:
+    """A fresh bridge under the three objectives."""
+    built = fresh_bridge(config.bridge, vision_width, seed=config.seed)
+    options = Stage1Options(**config.objectives.model_dump())
+    return Stage1(built.bridge, dec=built.tokenizer.dec, options=options), built
+
+
+def build_stage2(config: RunConfig, source: Source, compute: Compute) -> tuple[Stage2, BuiltBridge]:
+    """A stage-1 bridge before a frozen language model; the projection still has to be started.
+
+    Raises `CheckpointError` when `stage1` is no folder of a stage-1 run.
+    """
+    assert config.llm is not None
+    assert config.stage1 is not None
+    folder = Path(config.stage1).expanduser()
+    read_stage1(folder)  # refuse a wrong folder before the language model is loaded
+    llm = build_llm(config.llm, make_prompt(config.llm, source, seed=config.seed), compute)
+    built = stage2_bridge(folder, config.bridge, language_width=llm.width)
+    return Stage2(built.bridge, llm), built
+
+
+def make_prompt(config: LanguageConfig, source: Source, *, seed: int) -> Prompt:
+    """The configured prompt, with as many example lines of different training captions as it asks for."""
+    fields = config.prompt.model_dump()
+    wanted = fields.pop("examples")
+    examples: dict[str, None] = {}
+    for index in permutation(len(source), seed).tolist():
+        if len(examples) == wanted:
+            break
+        examples[normalise(source[index].captions[0])] = None
+    return Prompt(**fields).with_examples(list(examples))
+
+
+@torch.no_grad()
+def start_projection(stage: Stage2, config: BridgeConfig, batches: Iterable[Batch], *, seed: int) -> None:
+    """Start the projection at the scale of the language model's embeddings; least squares looks at some batches."""
+    projection = stage.bridge.projection
+    assert projection is not None
+    scale = stage.llm.embedding_scale()
+    if config.projection == "random":
+        start_random(projection, scale=scale, seed=seed)
+        return
+    device = projection.weight.device
+    states, targets = [], []
+    for host in batches:
+        states.append(stage.bridge.qformer.encode_image(host.vision.to(device)).states.float())
+        target = stage.llm.tokenize(host.captions).to(device)
+        weight = target.mask[..., None].float()
+        targets.append((stage.llm.embed(target.ids).float() * weight).sum(1) / weight.sum(1))
+    start_least_squares(projection, torch.cat(states), torch.cat(targets), scale=scale)

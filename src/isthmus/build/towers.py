@@ -1,0 +1,107 @@
+"""Addresses → frozen towers. Adding an encoder family or a kind of LLM is one new file and one line here.
+
+An address says where weights come from: `hub:NAME` or `hub:NAME@REVISION`, `folder:PATH`, `file:PATH`, or
+`package:MODULE/PATH` for a file or folder that an installed Python package ships.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from isthmus.build.precision import Compute
+from isthmus.config.model import EncoderConfig, LanguageConfig
+from isthmus.errors import ConfigError, TowerError
+from isthmus.language.decoder_only import DecoderOnlyLLM
+from isthmus.language.load import gguf_to_folder, load_causal_lm
+from isthmus.language.prompts import Prompt
+from isthmus.vision.encoder import Encoder
+from isthmus.vision.timm_encoder import TimmEncoder
+from isthmus.vision.transformers_encoder import TransformersEncoder
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an address leads: a path on this machine, or a name on the Hub with a revision."""
+
+    path: Path | None
+    hub_name: str | None = None
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What transformers calls the model: a path or a Hub id."""
+        return str(self.path) if self.path is not None else str(self.hub_name)
+
+
+def resolve(address: str) -> Place:
+    """Find an address; raises `ConfigError` for one of no known form, `TowerError` where nothing is there."""
+    kind, colon, rest = address.partition(":")
+    if not colon or not rest or kind not in ("hub", "folder", "file", "package"):
+        raise ConfigError(
+            f"{address!r} is no address; write hub:NAME@REVISION, folder:PATH, file:PATH or package:MODULE/PATH"
+        )
+    if kind == "hub":
+        name, _, revision = rest.partition("@")
+        return Place(None, name, revision or None)
+    path = _in_package(rest, address) if kind == "package" else Path(rest).expanduser()
+    if not path.exists() or (kind == "folder" and not path.is_dir()) or (kind == "file" and not path.is_file()):
+        raise TowerError(f"{address}: there is no such {'folder' if kind == 'folder' else 'file'} at {path}")
+    return Place(path)
+
+
+def _in_package(rest: str, address: str) -> Path:
+    module, _, inside = rest.partition("/")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise TowerError(f"{address}: the package {module} is not installed; install it with pip (quickstart extra)")
+    return Path(next(iter(spec.submodule_search_locations))) / inside
+
+
+def build_encoder(config: EncoderConfig, compute: Compute) -> Encoder:
+    """Build the frozen image encoder on the run's device, in its precision."""
+    place = None if config.weights is None else resolve(config.weights)
+    if config.kind == "timm":
+        encoder = _timm(config, place)
+    elif place is None:
+        raise ConfigError(
+            "`encoder.weights` is missing: a transformers encoder needs an address, hub:NAME or folder:PATH"
+        )
+    else:
+        encoder = TransformersEncoder(
+            place.name,
+            address=str(config.weights),
+            revision=place.revision,
+            hidden_layer=config.hidden_layer,
+        )
+    return encoder.to(device=compute.device, dtype=compute.dtype)
+
+
+def _timm(config: EncoderConfig, place: Place | None) -> Encoder:
+    if config.name is None:
+        raise ConfigError("`encoder.name` is missing: a timm encoder needs timm's model name")
+    if place is not None and place.path is None:
+        raise ConfigError(
+            f"`encoder.weights` is {config.weights!r}: timm takes a file; leave it empty for its own weights"
+        )
+    return TimmEncoder(
+        config.name,
+        address=f"timm:{config.name}" + (f" {config.weights}" if config.weights else ""),
+        weights=None if place is None else place.path,
+        pretrained=place is None,
+        hidden_layer=config.hidden_layer,
+        match=config.match,
+    )
+
+
+def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute) -> DecoderOnlyLLM:
+    """Build the frozen language model; a GGUF file is unpacked once into the cache."""
+    place = resolve(config.weights)
+    name = place.name
+    if place.path is not None and place.path.suffix == ".gguf":
+        name = str(gguf_to_folder(place.path, Path(config.cache).expanduser(), dtype=torch.bfloat16))
+    attention = "eager" if compute.device.type == "cpu" else None
+    model, tokenizer = load_causal_lm(name, revision=place.revision, dtype=compute.dtype, attn_implementation=attention)
+    llm = DecoderOnlyLLM(model, tokenizer, prompt, address=config.weights, max_tokens=config.max_tokens)
+    return llm.to(compute.device)

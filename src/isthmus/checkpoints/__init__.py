@@ -1,0 +1,1 @@
+"""Files ↔ BridgeFile: strict, nothing unpickled, no module built here."""

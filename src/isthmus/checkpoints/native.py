@@ -1,0 +1,105 @@
+"""isthmus's own model folder (DESIGN 5.4): the bridge, never the towers.
+
+config.json         format version, sizes, provenance (stage, towers' addresses and fingerprints, prompt)
+model.safetensors   the bridge's tensors, by name
+tokenizer files     the Q-Former's own, where it has a text half
+complete            the sha256 of the two files above, written last
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from isthmus.errors import CheckpointError
+from isthmus.fingerprint import file_sha256
+from isthmus.records import BridgeFile, BridgeSizes
+
+FORMAT = 1
+CONFIG, WEIGHTS, MARKER = "config.json", "model.safetensors", "complete"
+
+
+def write_bridge(file: BridgeFile, folder: Path, *, save_tokenizer: Callable[[Path], None] | None = None) -> None:
+    """Write a model folder, whole or not at all: beside its place first, then renamed over what was there.
+
+    Raises `CheckpointError` when the place cannot be written or holds something that is no model folder.
+    """
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is no model folder; choose another place")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as problem:
+        raise CheckpointError(f"{folder} cannot be written ({problem.strerror}); choose another place") from problem
+    try:
+        content = {"format_version": FORMAT, "sizes": asdict(file.sizes), "provenance": file.provenance}
+        _write(scratch / CONFIG, json.dumps(content, indent=2) + "\n")
+        save_file({name: tensor.contiguous() for name, tensor in file.tensors.items()}, scratch / WEIGHTS)
+        _flush(scratch / WEIGHTS)
+        if save_tokenizer is not None:
+            save_tokenizer(scratch)
+        sums = {name: file_sha256(scratch / name) for name in (CONFIG, WEIGHTS)}
+        _write(scratch / MARKER, json.dumps(sums, indent=2) + "\n")
+        _replace(scratch, folder)
+    except OSError as problem:
+        raise CheckpointError(f"{folder} could not be written ({problem.strerror}); free some space") from problem
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_bridge(folder: Path) -> BridgeFile:
+    """Read a model folder; raises `CheckpointError` naming what is missing, damaged or of another format."""
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}; give the folder of a training run")
+    missing = [name for name in (CONFIG, WEIGHTS, MARKER) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} is no model folder: it lacks {missing[0]}; give the bridge of a training run")
+    sums = json.loads((folder / MARKER).read_text())
+    for name in (CONFIG, WEIGHTS):
+        if file_sha256(folder / name) != sums[name]:
+            raise CheckpointError(f"{folder / name} is damaged: its sha256 is not the one it was saved with")
+    content = json.loads((folder / CONFIG).read_text())
+    if content["format_version"] != FORMAT:
+        raise CheckpointError(
+            f"{folder} has format version {content['format_version']}, this isthmus reads {FORMAT}; update isthmus"
+        )
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as problem:
+        raise CheckpointError(f"{folder / WEIGHTS} is no readable safetensors file ({problem})") from problem
+    return BridgeFile(_sizes(content["sizes"], folder), tensors, content["provenance"])
+
+
+def _sizes(content: dict[str, Any], folder: Path) -> BridgeSizes:
+    known = {field.name for field in fields(BridgeSizes)}
+    if set(content) != known:
+        names = ", ".join(sorted(set(content) ^ known))
+        raise CheckpointError(f"{folder / CONFIG} has other sizes than this isthmus knows: {names}")
+    return BridgeSizes(**content)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _replace(scratch: Path, folder: Path) -> None:
+    """Put a finished folder in its place; what was there stays until the new one is whole."""
+    old = folder.with_name(f".{folder.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    scratch.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,5 @@
+"""The command line: thin commands; torch is imported only when one runs."""
+
+from isthmus.cli.app import main
+
+__all__ = ["main"]

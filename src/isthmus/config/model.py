@@ -1,0 +1,109 @@
+"""The towers and the bridge."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from isthmus.config.base import Section
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class EncoderConfig(Section):
+    """The frozen image encoder."""
+
+    kind: Literal["timm", "transformers"]
+    """Which library builds it."""
+    name: str | None = None
+    """timm's model name; for transformers use `weights`."""
+    weights: str | None = None
+    """Address of the weights: `hub:NAME@REVISION`, `folder:PATH`, `file:PATH` or `package:MODULE/PATH`;
+    empty: timm's own pretrained weights from the Hub."""
+    match: Literal["name", "order"] = "name"
+    """How a weights file meets timm's tensors: by name, or one to one in order (both strict)."""
+    hidden_layer: int | None = None
+    """Which hidden layer gives the patches; empty: the last."""
+
+
+class PromptConfig(Section):
+    """What the language model reads around the soft prompt."""
+
+    before: str = ""
+    """Text before the soft prompt, the same in every row."""
+    after: str = ""
+    """Text after the soft prompt."""
+    caption_prefix: str = " "
+    """White space put before each caption."""
+    end: str = "\n"
+    """The end mark: closes each caption and stops generation."""
+    bos: Literal["first", "after_soft_prompt"] = "first"
+    """Where the tokenizer's BOS stands, if it has one; BLIP-2's own have it after the soft prompt."""
+    examples: int = Field(default=0, ge=0)
+    """How many example lines of training captions stand before the soft prompt (text only)."""
+
+
+class LanguageConfig(Section):
+    """The frozen language model of stage 2."""
+
+    weights: str
+    """Address: `hub:NAME@REVISION`, `folder:PATH`, `file:MODEL.gguf` or `package:MODULE/PATH.gguf`."""
+    cache: str = "~/.cache/isthmus"
+    """Where a GGUF file is kept after it is turned once into a plain model."""
+    max_tokens: Count = 32
+    """Longest caption, in the language model's tokens."""
+    prompt: PromptConfig = PromptConfig()
+    """The text around the soft prompt."""
+
+
+class DropoutConfig(Section):
+    """Dropout probabilities in training."""
+
+    embedding: Probability = 0.1
+    """After the embeddings' LayerNorm."""
+    attention: Probability = 0.1
+    """On attention probabilities."""
+    hidden: Probability = 0.1
+    """After every output projection."""
+
+
+class ScratchConfig(Section):
+    """Sizes of a Q-Former from scratch; one that starts from a BERT takes them from it."""
+
+    tokenizer: str
+    """Address of the folder with a BERT tokenizer."""
+    width: Count = 768
+    """Q-Former width D."""
+    layers: Count = 12
+    """How many layers."""
+    heads: Count = 12
+    """Attention heads H."""
+    feed_forward_width: Count = 3072
+    """Width inside the feed-forwards."""
+
+
+class BridgeConfig(Section):
+    """The trained part."""
+
+    bert: str | None = None
+    """Address of the BERT that the Q-Former starts from."""
+    scratch: ScratchConfig | None = None
+    """Sizes for a start from scratch, instead of `bert`."""
+    fold_token_type: bool = True
+    """Fold BERT's token-type row 0 into the positions; the original drops it."""
+    dec: Literal["cls", "random"] = "cls"
+    """What `[DEC]` starts from; the original: random."""
+    queries: Count = 32
+    """How many learned queries Q."""
+    cross_frequency: Count = 2
+    """Cross-attention stands in every so-many-th layer, the first included."""
+    shared_width: Count = 256
+    """Width E of ITC's shared embedding."""
+    max_tokens: int = Field(default=32, ge=3)
+    """Longest text, in the Q-Former's tokens."""
+    patch_norm_eps: float = Field(default=1e-5, gt=0)
+    """eps of the LayerNorm on the patches."""
+    dropout: DropoutConfig = DropoutConfig()
+    """Dropout of the Q-Former."""
+    projection: Literal["random", "least_squares"] = "random"
+    """How the projection into the language model starts (stage 2)."""

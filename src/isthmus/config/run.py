@@ -1,0 +1,136 @@
+"""A whole run: the one file that a user writes, read from YAML and overridden by `key.sub=value`."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from isthmus.config.base import Section
+from isthmus.config.data import DataConfig, FeaturesConfig
+from isthmus.config.model import BridgeConfig, EncoderConfig, LanguageConfig
+from isthmus.config.train import ObjectivesConfig, TrainConfig
+from isthmus.errors import ConfigError
+
+_EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
+
+
+class RunConfig(Section):
+    """Everything one training run depends on."""
+
+    stage: Literal[1, 2]
+    """1: against text (ITC, ITM, ITG); 2: through the frozen language model."""
+    output: str
+    """The run's folder: bridge, log, record."""
+    seed: int = Field(default=0, ge=0)
+    """Key of every random choice."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """`auto`: bf16 where the device has it natively, else fp32."""
+    data: DataConfig
+    """Pictures and captions."""
+    features: FeaturesConfig = FeaturesConfig()
+    """The feature store."""
+    encoder: EncoderConfig
+    """The frozen image encoder."""
+    bridge: BridgeConfig = BridgeConfig()
+    """The trained part."""
+    stage1: str | None = None
+    """Stage 2 only: the folder of the stage-1 run that the bridge starts from."""
+    llm: LanguageConfig | None = None
+    """Stage 2 only: the frozen language model."""
+    objectives: ObjectivesConfig = ObjectivesConfig()
+    """Stage 1 only: switches of the losses."""
+    train: TrainConfig
+    """Optimizer and schedule."""
+
+    @model_validator(mode="after")
+    def _stages_are_whole(self) -> "RunConfig":
+        if self.stage == 1:
+            self._check_stage1()
+        elif self.llm is None or self.stage1 is None:
+            missing = "llm" if self.llm is None else "stage1"
+            raise ValueError(f"stage 2 needs `{missing}`: a frozen language model and the folder of a stage-1 run")
+        return self
+
+    def _check_stage1(self) -> None:
+        if (self.bridge.bert is None) == (self.bridge.scratch is None):
+            raise ValueError("stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`")
+        if self.train.accumulation > 1:
+            raise ValueError(
+                "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and "
+                "accumulating does not enlarge it; raise `train.batch_size` or the number of processes"
+            )
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML file, apply `key.sub=value` overrides, check it.
+
+    Raises `ConfigError` with one line: the file, the key, and what was wrong.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no configuration file at {path}; give the path of a YAML file")
+    try:
+        content = _numbers(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as problem:
+        where = getattr(problem, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path} is no valid YAML{line}; mend it") from problem
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no mapping of keys to values; see recipes/ for examples")
+    return check(apply_overrides(content, overrides or []), str(path))
+
+
+def apply_overrides(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Put `key.sub=value` overrides into a copy of a mapping; raises `ConfigError` for one of another form."""
+    content = copy.deepcopy(content)
+    for override in overrides:
+        _apply(content, override)
+    return content
+
+
+def check(content: dict[str, Any], where: str) -> RunConfig:
+    """Check a mapping; raises `ConfigError` naming the first wrong key."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where}: {_sentence(key, first)}") from problem
+
+
+def _sentence(key: str, error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"unknown key `{key}`; `isthmus train --help` and recipes/ show the known ones"
+    if error["type"] == "missing":
+        return f"the key `{key}` is missing; give it a value"
+    if error["type"] == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ")
+    return f"`{key}` is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(
+            f"the override {override!r} is not of the form key.sub=value; write for example train.lr=1e-4"
+        )
+    *parents, last = key.split(".")
+    place = content
+    for parent in parents:
+        if not isinstance(place.setdefault(parent, {}), dict):
+            raise ConfigError(f"the override {override!r} goes below `{parent}`, which is no section")
+        place = place[parent]
+    place[last] = _numbers(yaml.safe_load(value))
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as a string; a user means the number."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
+    return value

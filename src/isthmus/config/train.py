@@ -1,0 +1,64 @@
+"""How the bridge is trained."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from isthmus.config.base import Section
+from isthmus.config.model import Count, Probability
+
+
+class ObjectivesConfig(Section):
+    """Switches of stage 1's objectives; the defaults follow the paper."""
+
+    gather: Literal["exact", "detached"] = "exact"
+    """ITC's gradient over gathered rows; the original: detached."""
+    identity: Literal["image_or_caption", "image", "off"] = "image_or_caption"
+    """Which rows are the same thing; the original: off."""
+    negatives: Literal["uniform_then_hard", "hard"] = "uniform_then_hard"
+    """How ITM's negatives are drawn; the original: hard from the first step."""
+    uniform_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of the run with uniform negatives first."""
+    itc_smoothing: Probability = 0.1
+    """Label smoothing of ITC."""
+    itg_smoothing: Probability = 0.1
+    """Label smoothing of ITG."""
+    clamp_temperature: bool = True
+    """Hold the temperature in [0.001, 0.5]; the original: false."""
+
+
+class TrainConfig(Section):
+    """The optimizer, its schedule, and what is written when."""
+
+    steps: Count
+    """Optimizer steps of the whole run."""
+    batch_size: Count
+    """Image-text pairs per process and micro-batch."""
+    accumulation: Count = 1
+    """Micro-batches per optimizer step (stage 2 only: ITC's negatives are the batch)."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Peak learning rate of tensors that started from a checkpoint."""
+    lr_new: float | None = Field(default=None, gt=0)
+    """Peak learning rate of tensors that started random; empty: `lr`."""
+    lr_projection: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the projection into the language model; empty: `lr_new`."""
+    beta1: Probability = 0.9
+    """AdamW's decay of the gradient's mean."""
+    beta2: Probability = 0.98
+    """AdamW's decay of the gradient's square (the paper's 0.98)."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decay of tensors with two or more axes; vectors, norms and the temperature are never decayed."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    lr_min: float = Field(default=0.0, ge=0, le=1)
+    """Where the cosine ends, as a share of the peak."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+    log_every: Count = 10
+    """Optimizer steps between lines of the log."""
+    evaluate_every: Count | None = None
+    """Optimizer steps between evaluations; empty: only at the end."""
+    save_every: Count | None = None
+    """Optimizer steps between saved bridges; empty: only at the end."""
+    token_mean: Literal["global", "per_rank"] = "global"
+    """What losses are divided by: all ranks' tokens, or each rank's own as in the original."""

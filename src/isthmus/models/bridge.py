@@ -1,0 +1,73 @@
+"""All that learns: Q-Former, the heads of ITC and ITM, and the projection into a language model."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isthmus.errors import AbsentPartError
+from isthmus.qformer.layer import Dropouts
+from isthmus.qformer.qformer import QFormer
+from isthmus.records import BridgeSizes
+
+START_TEMPERATURE = 0.07
+TEMPERATURE_RANGE = (0.001, 0.5)
+
+
+class Heads(nn.Module):
+    """The projections of ITC into the shared embedding, ITM's two-way head, and the learned temperature."""
+
+    def __init__(self, width: int, shared_width: int) -> None:
+        super().__init__()
+        self.image = nn.Linear(width, shared_width)
+        self.text = nn.Linear(width, shared_width)
+        self.match = nn.Linear(width, 2)
+        self.temperature = nn.Parameter(torch.tensor(START_TEMPERATURE))
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Hold the temperature in the range that BLIP-1 uses; BLIP-2's original dropped it (blip2.md §2.3)."""
+        self.temperature.clamp_(*TEMPERATURE_RANGE)
+
+
+class Bridge(nn.Module):
+    """The strip between the towers; a part that `sizes` leaves out is absent, and what needs it is refused."""
+
+    def __init__(self, sizes: BridgeSizes, dropouts: Dropouts | None = None) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.qformer = QFormer(sizes, dropouts)
+        self.heads = None if sizes.shared_width is None else Heads(sizes.width, sizes.shared_width)
+        self.projection = None if sizes.language_width is None else nn.Linear(sizes.width, sizes.language_width)
+
+    def image_features(self, states: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q E"]:
+        """ITC's features of images, one L2-normalised row per query (BLIP-2 §3.2)."""
+        return F.normalize(self.need_heads().image(states), dim=-1)
+
+    def text_features(self, states: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        """ITC's features of texts from their [CLS] states, L2-normalised (BLIP-2 §3.2)."""
+        return F.normalize(self.need_heads().text(states), dim=-1)
+
+    def match_logits(self, states: Float[Tensor, "B Q D"]) -> Float[Tensor, "B 2"]:
+        """ITM's logits: the head on every query, averaged (BLIP-2 §3.2)."""
+        logits: Tensor = self.need_heads().match(states)
+        return logits.mean(dim=1)
+
+    def soft_prompt(self, patches: Float[Tensor, "B P V"]) -> Float[Tensor, "B Q L"]:
+        """What the language model reads of an image: its query states, projected (BLIP-2 §3.3)."""
+        return self.project(self.qformer.encode_image(patches).states)
+
+    def project(self, states: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q L"]:
+        """Project query states to the language model's width; raises `AbsentPartError` without a projection."""
+        if self.projection is None:
+            raise AbsentPartError(
+                "this bridge has no projection into a language model; use the folder of a stage-2 run"
+            )
+        prompt: Tensor = self.projection(states)
+        return prompt
+
+    def need_heads(self) -> Heads:
+        """The heads of ITC and ITM; raises `AbsentPartError` where they are absent."""
+        if self.heads is None:
+            raise AbsentPartError("this bridge has no ITC and ITM heads; use the folder of a stage-1 run")
+        return self.heads

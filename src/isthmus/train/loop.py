@@ -1,0 +1,160 @@
+"""The training loop: one optimizer step, and what happens every so many of them.
+
+Weights of all loss terms are counted over ranks and micro-batches before the step's first backward, so that
+unequal ranks and accumulation never shift a loss (DESIGN §3). A step whose gradient is not finite is skipped on the
+device, without a sync, and counted in the log.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from isthmus import distributed
+from isthmus.errors import UserError
+from isthmus.records import Batch, Losses, Step, mean_over
+from isthmus.train.meters import Meters
+from isthmus.train.schedule import share_of_peak
+from isthmus.train.tracking import JsonLines, Reporter
+
+
+class Stage(Protocol):
+    """What is trained: a module with a bridge, a loss, and the loss's weights before it is computed."""
+
+    bridge: nn.Module
+
+    def __call__(self, batch: Batch, step: Step) -> Losses:
+        """The terms of a batch, before division."""
+
+    def count(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The weights of a batch's terms."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts and shares of a run, in optimizer steps."""
+
+    steps: int
+    batches_per_epoch: int
+    accumulation: int
+    warmup: int
+    lowest: float
+    clip: float
+    seed: int
+    per_rank_mean: bool
+    log_every: int
+    evaluate_every: int | None
+    save_every: int | None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls and does not know: evaluation (figures to log) and saving."""
+
+    evaluate: Callable[[], dict[str, Any]]
+    save: Callable[[int], None]
+    log: JsonLines
+    reporter: Reporter
+
+
+class Trainer:
+    """Trains a stage's bridge; everything frozen stays outside the optimizer."""
+
+    def __init__(self, stage: nn.Module, optimizer: torch.optim.AdamW, accelerator: Accelerator, plan: Plan) -> None:
+        self.plan, self.accelerator, self.raw_optimizer = plan, accelerator, optimizer
+        self.bare = cast(Stage, stage)
+        self.stage, self.optimizer = accelerator.prepare(stage, optimizer)
+        self.schedule = LambdaLR(
+            optimizer,
+            lambda step: share_of_peak(step, steps=plan.steps, warmup=plan.warmup, lowest=plan.lowest),
+        )
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.meters = Meters()
+        self.skipped = torch.zeros((), device=accelerator.device)
+
+    def run(self, batches: Iterable[Batch], hooks: Hooks) -> dict[str, Any]:
+        """Take every step of the plan, logging, evaluating and saving on the way; returns the last evaluation."""
+        figures: dict[str, Any] = {}
+        stream, begun, logged = iter(batches), time.monotonic(), 0
+        for number in range(1, self.plan.steps + 1):
+            self.stage.train()
+            norm = self.step(self._micro_batches(stream), number - 1)
+            hooks.reporter.advance(number)
+            if _due(number, self.plan.log_every, self.plan.steps):
+                self._log(number, hooks, norm, (time.monotonic() - begun) / (number - logged))
+                begun, logged = time.monotonic(), number
+            if _due(number, self.plan.evaluate_every, self.plan.steps):
+                paused = time.monotonic()
+                self.stage.eval()
+                figures = hooks.evaluate()
+                hooks.log.write({"step": number, "evaluation": figures})
+                begun += time.monotonic() - paused
+            if _due(number, self.plan.save_every, self.plan.steps):
+                hooks.save(number)
+        return figures
+
+    def step(self, batches: list[Batch], number: int) -> Tensor:
+        """One optimizer step on its micro-batches; returns the gradient's norm before clipping."""
+        weights = self._weights(batches)
+        for position, batch in enumerate(batches):
+            with self._only_last_reduces(position, len(batches)):
+                losses = self.stage(batch, self._keys(number))
+                total = sum(mean_over(term.sum, weights[name]) for name, term in losses)
+                self.accelerator.backward(total * distributed.world_size())
+            self.meters.add({name: term.sum for name, term in losses}, {n: t.weight for n, t in losses})
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
+        self._skip_if_not_finite(norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        return norm
+
+    def _weights(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """What each term is divided by: the weight over all micro-batches and, unless told otherwise, all ranks."""
+        counted: dict[str, Tensor] = {}
+        for batch in batches:
+            for name, weight in self.bare.count(batch).items():
+                counted[name] = counted.get(name, 0) + weight
+        if self.plan.per_rank_mean:
+            return {name: weight * distributed.world_size() for name, weight in counted.items()}
+        return {name: distributed.reduce_sum(weight) for name, weight in counted.items()}
+
+    def _skip_if_not_finite(self, norm: Tensor) -> None:
+        """Tell the fused optimizer, on the device, to leave everything as it is when the gradient is not finite."""
+        broken = (~torch.isfinite(norm)).float()
+        self.raw_optimizer.found_inf = broken  # type: ignore[attr-defined]  # read by torch's fused step
+        self.skipped += broken
+
+    def _keys(self, number: int) -> Step:
+        epoch = number * self.plan.accumulation // self.plan.batches_per_epoch
+        return Step(self.plan.seed, epoch, number / self.plan.steps)
+
+    def _micro_batches(self, stream: Iterator[Batch]) -> list[Batch]:
+        return [next(stream).to(self.accelerator.device) for _ in range(self.plan.accumulation)]
+
+    def _only_last_reduces(self, position: int, count: int) -> Any:
+        if position == count - 1:
+            return nullcontext()
+        return self.accelerator.no_sync(self.stage)
+
+    def _log(self, number: int, hooks: Hooks, norm: Tensor, seconds: float) -> None:
+        means = self.meters.read()
+        record = {"step": number, **means, "gradient_norm": float(norm), "lr": self.schedule.get_last_lr()[0]}
+        hooks.log.write({**record, "skipped": int(self.skipped), "seconds_per_step": seconds})
+        figures = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
+        hooks.reporter.advance(number, f"{figures}  {seconds:.2f} s/step")
+        if not all(torch.isfinite(torch.tensor(mean)) for mean in means.values()):
+            raise UserError(
+                f"a loss is not finite at step {number} ({figures}); lower train.lr or look for broken pictures; "
+                "the last saved bridge is untouched"
+            )
+
+
+def _due(number: int, every: int | None, steps: int) -> bool:
+    return number == steps or (every is not None and number % every == 0)
