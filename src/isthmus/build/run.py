@@ -58,6 +58,7 @@ class Training:
         """
         output, begun = Path(self.config.output), time.monotonic()
         log = JsonLines(output / LOG)
+        log.write({"start": self.built.report[0], "config": self.config.model_dump(mode="json")})
         title, silent = f"stage {self.config.stage}", distributed.rank() > 0
         with Reporter(title, self.config.train.steps, silent=silent) as reporter:
             reporter.say(self.built.report[0])

@@ -1,0 +1,64 @@
+"""`isthmus quickstart`: the guided first run and its tables."""
+
+from pathlib import Path
+from typing import Any
+
+from isthmus.cli.show import console, quiet_libraries, retrieval_table, stage2_table
+from isthmus.quickstart.plan import parse_work
+from isthmus.quickstart.run import Order, Quickstart
+from isthmus.quickstart.score import REPORT, SHEET, score
+from isthmus.train.tracking import Reporter
+
+_EXAMPLES = 10
+
+
+def run_quickstart(budget: str, steps: str | None, output: Path, *, seed: int, development: bool) -> None:
+    """Do what is not done yet, score it, print what was found."""
+    quiet_libraries()
+    order = Order(output, parse_work(budget, steps), seed, development)
+    run = Quickstart(order, lambda line: console.print(line, markup=False))
+    with _PictureProgress() as progress:
+        workshop = run.run(progress)
+    show_report(score(run, workshop))
+    console.print(f"written: {output / REPORT} and {output / SHEET}", markup=False)
+
+
+def show_report(report: dict[str, Any]) -> None:
+    """Print a report's tables, some captions, and the proof that the towers are unchanged."""
+    console.print(retrieval_table(report["retrieval"]))
+    console.print(stage2_table(report["language"]))
+    name, figures = next(iter(report["language"].items()))
+    console.print(f"first captions, {name} (drawn name -> what the language model says):", markup=False)
+    for said, true in figures["captions"][:_EXAMPLES]:
+        console.print(f"  {true}  ->  {said}", markup=False)
+    unchanged = all(all(towers.values()) for towers in report["towers_unchanged"].values())
+    console.print(f"both frozen towers unchanged: {'yes' if unchanged else 'NO'}")
+    times = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in report["seconds"].items())
+    steps = ", ".join(f"{stage} {seconds:.2f} s a step" for stage, seconds in report["seconds_per_step"].items())
+    console.print(f"{times}; {steps}; {report['gemm_gflops']} GFLOP/s in {report['precision']}")
+
+
+class _PictureProgress:
+    """Progress of fetching and drawing, one bar after the other."""
+
+    def __init__(self) -> None:
+        self._reporters: dict[str, Reporter] = {}
+
+    def __enter__(self) -> "_PictureProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase not in self._reporters:
+            self._close()
+            self._reporters[phase] = Reporter(phase, total).__enter__()
+        figures = f"{done} of {total}" if done == total or done % max(1, total // 10) == 0 else None
+        self._reporters[phase].advance(done, figures)
+        if done == total:
+            self._close()
+
+    def _close(self) -> None:
+        for reporter in self._reporters.values():
+            reporter.__exit__()

@@ -1,0 +1,105 @@
+"""How much work a quickstart does: fixed step counts, or as many as a budget of time allows on this machine.
+
+Counts are written down when they are first known and reused when the run goes on, so that an interrupted run ends
+as it began.
+"""
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from isthmus.build.precision import Compute
+from isthmus.build.run import Training
+from isthmus.errors import ConfigError
+
+PLAN = "plan.json"
+STAGE1_SHARE = 0.6  # of the time left after pictures and features, the rest is stage 2's
+EVALUATION_SHARE = 0.15  # of the whole budget
+FEWEST_STEPS = {1: 60, 2: 40}
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+_MEASURED_STEPS = 3
+_GEMM = (2048, 768, 3072)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was asked for: a budget in seconds, or fixed stage-1 and stage-2 steps."""
+
+    budget: float | None
+    steps: tuple[int, int] | None
+
+    def describe(self) -> str:
+        """For the plan and the report."""
+        if self.steps is not None:
+            return f"{self.steps[0]} + {self.steps[1]} steps"
+        assert self.budget is not None
+        return f"{self.budget / 60:g} minutes"
+
+
+def parse_work(budget: str, steps: str | None) -> Work:
+    """Read `15m` and `360+240`; raises `ConfigError` for another form."""
+    if steps is not None:
+        match = re.fullmatch(r"([1-9][0-9]*)\+([1-9][0-9]*)", steps)
+        if match is None:
+            raise ConfigError(f"--steps is {steps!r}; write stage-1 and stage-2 steps, for example 360+240")
+        return Work(None, (int(match[1]), int(match[2])))
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", budget)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"--budget is {budget!r}; write a time such as 15m, 40m or 2h")
+    return Work(float(match[1]) * _UNITS[match[2]], None)
+
+
+class StepPlan:
+    """The step counts of one quickstart folder, kept in `plan.json`."""
+
+    def __init__(self, folder: Path, work: Work, key: dict[str, object]) -> None:
+        self._path, self._work = folder / PLAN, work
+        self._begun = time.monotonic()
+        wanted = {"work": work.describe(), **key}
+        stored = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        self._counts: dict[str, int] = stored["steps"] if stored.get("asked") == wanted else {}
+        self._asked = wanted
+
+    def known(self, stage: int) -> int | None:
+        """The stage's step count, if it is fixed or was written down before."""
+        if self._work.steps is not None:
+            return self._work.steps[stage - 1]
+        return self._counts.get(str(stage))
+
+    def decide(self, stage: int, seconds_per_step: float) -> int:
+        """Fix the stage's count by what the budget leaves, and write it down."""
+        assert self._work.budget is not None
+        left = self._work.budget * (1 - EVALUATION_SHARE) - (time.monotonic() - self._begun)
+        share = left * (STAGE1_SHARE if stage == 1 else 1)
+        self._counts[str(stage)] = max(FEWEST_STEPS[stage], int(share / seconds_per_step))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps({"asked": self._asked, "steps": self._counts}, indent=2) + "\n")
+        return self._counts[str(stage)]
+
+
+def measure_step(training: Training) -> float:
+    """Seconds of one optimizer step, from a few steps of a run that is thrown away; the first is not counted."""
+    trainer, stream = training.trainer, iter(training.batches)
+    begun = 0.0
+    for number in range(_MEASURED_STEPS):
+        if number == 1:
+            begun = time.monotonic()
+        trainer.step([next(stream).to(trainer.accelerator.device)], number)
+    return (time.monotonic() - begun) / (_MEASURED_STEPS - 1)
+
+
+def gemm_rate(compute: Compute) -> float:
+    """This machine's matrix-product rate in the run's precision, GFLOP/s (2,048 x 768 x 3,072, best of five)."""
+    rows, inner, columns = _GEMM
+    left = torch.randn(rows, inner, device=compute.device, dtype=compute.dtype)
+    right = torch.randn(inner, columns, device=compute.device, dtype=compute.dtype)
+    seconds = []
+    for _ in range(5):
+        begun = time.monotonic()
+        (left @ right).sum().item()
+        seconds.append(time.monotonic() - begun)
+    return 2e-9 * rows * inner * columns / min(seconds)

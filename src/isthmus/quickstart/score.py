@@ -1,0 +1,92 @@
+"""Scores of a quickstart on pictures it never trained on, its report and its picture of retrieval rows."""
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from isthmus.build.load import load_run
+from isthmus.build.workshop import Workshop
+from isthmus.models.stage1 import Stage1
+from isthmus.quickstart.artists import ARTISTS, credits_line
+from isthmus.quickstart.plan import gemm_rate
+from isthmus.quickstart.run import Quickstart, peak_memory_gib
+from isthmus.quickstart.sheet import SheetRow, retrieval_sheet
+from isthmus.randomness import permutation
+from isthmus.tasks.retrieval import Embedded, embed, retrieval
+from isthmus.train.tracking import StoreProgress
+
+REPORT, SHEET = "report.json", "retrieval.png"
+_SHEET_ROWS, _NEAREST = 8, 5
+
+
+def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
+    """Score both bridges on every held-out set, write `report.json` and `retrieval.png`, return the report."""
+    folder = run.order.folder
+    retrieved: dict[str, Any] = {}
+    for name, metadata in run.order.held_out.items():
+        embedded = _embedded(run, metadata, workshop)
+        retrieved[name] = retrieval(embedded)
+        if len(retrieved) == 1:
+            _draw_sheet(embedded, folder / "pictures", metadata, folder / SHEET)
+    spoken = {name: _spoken(run, metadata, workshop) for name, metadata in run.order.held_out.items()}
+    report = {
+        "work": run.order.work.describe(),
+        "seed": run.order.seed,
+        "trained_on": run.order.training_rows,
+        "steps": {f"stage {s}": r["config"]["train"]["steps"] for s, r in run.records.items()},
+        "seconds": run.seconds,
+        "seconds_per_step": {f"stage {s}": _step_seconds(folder / f"stage{s}" / "log.jsonl") for s in run.records},
+        "precision": workshop.compute.dtype_name,
+        "gemm_gflops": round(gemm_rate(workshop.compute)),
+        "peak_memory_gib": round(peak_memory_gib(), 2),
+        "versions": run.records[1]["versions"],
+        "towers": run.records[2]["towers"],
+        "towers_unchanged": {f"stage {s}": r["towers_unchanged"] for s, r in run.records.items()},
+        "retrieval": retrieved,
+        "language": spoken,
+        "artwork": [artist.credit for artist in ARTISTS],
+    }
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _evaluation_overrides(run: Quickstart, metadata: str) -> list[str]:
+    return [f"data.evaluation.folder={run.order.folder / 'pictures'}", f"data.evaluation.metadata={metadata}"]
+
+
+def _embedded(run: Quickstart, metadata: str, workshop: Workshop) -> Embedded:
+    with StoreProgress() as progress:
+        loaded = load_run(run.bridge(1), _evaluation_overrides(run, metadata), workshop=workshop, progress=progress)
+    assert isinstance(loaded.stage, Stage1)
+    loaded.stage.eval()
+    return embed(loaded.stage.bridge, loaded.evaluation.batches(), workshop.compute.device)
+
+
+def _spoken(run: Quickstart, metadata: str, workshop: Workshop) -> dict[str, Any]:
+    with StoreProgress() as progress:
+        loaded = load_run(run.bridge(2), _evaluation_overrides(run, metadata), workshop=workshop, progress=progress)
+    return loaded.evaluate()
+
+
+def _draw_sheet(embedded: Embedded, pictures: Path, metadata: str, path: Path) -> None:
+    """Rows of a name and its five nearest drawings; the names are the first of a keyed order, never picked by hand."""
+    files = [json.loads(line)["file_name"] for line in (pictures / metadata).read_text().splitlines()]
+    similarity, same = embedded.similarity().T, embedded.same().T
+    rows = []
+    for index in permutation(len(files), 0)[:_SHEET_ROWS].tolist():
+        nearest = similarity[index].topk(min(_NEAREST, len(files))).indices.tolist()
+        right = [bool(same[index, candidate]) for candidate in nearest]
+        rows.append(SheetRow(embedded.captions[index], [pictures / files[n] for n in nearest], right))
+    artists = {file.partition("/")[0] for file in files}
+    title = f"A name and its nearest drawings among {len(files)} ({', '.join(sorted(artists))})"
+    retrieval_sheet(rows, path, title=title, footer=credits_line(artists))
+
+
+def _step_seconds(log: Path) -> float:
+    """The median step of the log's last run, in seconds."""
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    last = max(number for number, record in enumerate(records) if "start" in record)
+    seconds = [record["seconds_per_step"] for record in records[last:] if "seconds_per_step" in record]
+    middle: float = median(seconds)
+    return round(middle, 3)
