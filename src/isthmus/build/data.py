@@ -1,7 +1,7 @@
 """Config → sources, feature store and loaders."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isthmus import distributed
@@ -24,8 +24,8 @@ from isthmus.features.extract import Progress, extract
 from isthmus.features.key import Views, store_key
 from isthmus.features.pixels import PixelLook
 from isthmus.features.store import FeatureStore, StoredLook
-from isthmus.records import Source, Text
-from isthmus.vision.encoder import Encoder, Preprocessing
+from isthmus.records import Batch, Source, Text
+from isthmus.vision.encoder import Encoder
 
 Tokenize = Callable[[Sequence[str]], Text]
 
@@ -40,7 +40,7 @@ class Looks:
     """How rows see their pictures: from the store, or from the files where there is none."""
 
     config: FeaturesConfig
-    preprocessing: Preprocessing
+    encoder: Encoder
     store: FeatureStore | None
 
     def __call__(self, source: Source, *, seed: int | None) -> Look:
@@ -48,7 +48,24 @@ class Looks:
         if self.store is not None:
             return StoredLook(self.store, source, seed=seed)
         scale = (self.config.scale_min, 1.0)
-        return PixelLook(self.preprocessing, seed=seed, scale=scale, flip=self.config.flip)
+        return PixelLook(self.encoder.preprocessing, seed=seed, scale=scale, flip=self.config.flip)
+
+    def patches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """The same batches with patches in them: stored ones as they are, pixels through the frozen encoder."""
+        return _Encoded(batches, self.encoder) if self.store is None else batches
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Batches of pixels that the encoder turns into patches on its own device, one batch at a time."""
+
+    batches: Iterable[Batch]
+    encoder: Encoder
+
+    def __iter__(self) -> Iterator[Batch]:
+        device = next(self.encoder.parameters()).device
+        for batch in self.batches:
+            yield replace(batch, vision=self.encoder(batch.vision.to(device, non_blocking=True)))
 
 
 def open_looks(
@@ -60,14 +77,14 @@ def open_looks(
     """
     features = config.features
     if features.folder is None:
-        return Looks(features, encoder.preprocessing, None)
+        return Looks(features, encoder, None)
     folder = Path(features.folder).expanduser()
     views = Views(features.views, compute.dtype_name, config.seed, (features.scale_min, 1.0), features.flip)
     if distributed.rank() == 0:
         images = [source[index].image for source in sources for index in range(len(source))]
         extract(images, encoder, folder=folder, views=views, work=Work(batch=features.batch_size), progress=progress)
     distributed.wait()
-    return Looks(features, encoder.preprocessing, FeatureStore.open(folder, store_key(encoder, views)))
+    return Looks(features, encoder, FeatureStore.open(folder, store_key(encoder, views)))
 
 
 def training_loader(source: Source, look: Look, config: RunConfig, *, tokenize: Tokenize) -> tuple[Loader, int]:

@@ -1,17 +1,17 @@
 """What a bridge is scored by: retrieval for stage 1, loss and greedy captions for stage 2."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from isthmus.build.data import Looks, Tokenize, held_out_loader
 from isthmus.build.precision import Compute
-from isthmus.data.loader import Loader
 from isthmus.models.bridge import Bridge
 from isthmus.models.generate import caption_by_llm
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
-from isthmus.records import Source
+from isthmus.records import Batch, Source
 from isthmus.tasks.caption import caption_all, exact_match
 from isthmus.tasks.retrieval import embed, retrieval
 from isthmus.tasks.shuffled import right_and_shuffled
@@ -30,10 +30,11 @@ class Evaluation:
     compute: Compute
     seed: int
 
-    def batches(self) -> Loader:
+    def batches(self) -> Iterable[Batch]:
         """Every row once, centre view."""
         look = self.looks(self.source, seed=None)
-        return held_out_loader(self.source, look, tokenize=self.tokenize, batch_size=_BATCH)
+        rows = held_out_loader(self.source, look, tokenize=self.tokenize, batch_size=_BATCH)
+        return self.looks.patches(rows)
 
     def score(self, stage: Stage1 | Stage2) -> dict[str, Any]:
         """Whatever this stage is scored by."""

@@ -11,7 +11,7 @@ from isthmus.build.evaluation import Evaluation
 from isthmus.build.towers import build_llm
 from isthmus.build.workshop import Workshop, open_workshop
 from isthmus.checkpoints.native import read_bridge
-from isthmus.config.run import apply_overrides, check
+from isthmus.config.run import RunConfig, apply_overrides, check
 from isthmus.errors import CheckpointError, ConfigError
 from isthmus.features.extract import Progress
 from isthmus.fingerprint import module_fingerprint
@@ -54,16 +54,15 @@ def load_run(folder: Path, overrides: list[str], *, workshop: Workshop | None = 
     workshop = workshop or open_workshop(config)
     _check_tower(file, "encoder", workshop.tower.fingerprint)
     tokenizer = QFormerTokenizer(bridge_folder(folder), max_tokens=config.bridge.max_tokens)
-    stage = _stage(file, tokenizer, workshop)
+    stage = _stage(file, config, tokenizer, workshop)
     looks = open_looks(config, workshop.encoder, [source], workshop.compute, progress=progress)
     return LoadedRun(stage, Evaluation(source, looks, tokenizer, workshop.compute, config.seed))
 
 
-def _stage(file: BridgeFile, tokenizer: QFormerTokenizer, workshop: Workshop) -> Stage1 | Stage2:
+def _stage(file: BridgeFile, config: RunConfig, tokenizer: QFormerTokenizer, workshop: Workshop) -> Stage1 | Stage2:
     bridge = load_bridge(file).to(workshop.compute.device).eval()
     if file.provenance["stage"] == 1:
         return Stage1(bridge, dec=tokenizer.dec)
-    config = check(file.provenance["config"], "the saved config")
     assert config.llm is not None
     llm = build_llm(config.llm, Prompt.from_json(file.provenance["prompt"]), workshop.compute)
     _check_tower(file, "llm", module_fingerprint(llm))

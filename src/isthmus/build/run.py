@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -23,13 +23,12 @@ from isthmus.build.stages import build_stage1, build_stage2, start_projection
 from isthmus.build.workshop import Tower, Workshop, open_workshop
 from isthmus.checkpoints.native import write_bridge
 from isthmus.config.run import RunConfig
-from isthmus.data.loader import Loader
 from isthmus.errors import ConfigError, UserError
 from isthmus.features.extract import Progress
 from isthmus.fingerprint import module_fingerprint
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
-from isthmus.records import BridgeFile
+from isthmus.records import Batch, BridgeFile
 from isthmus.train.loop import Hooks, Plan, Trainer
 from isthmus.train.optimizer import AdamW, Rates, make_optimizer
 from isthmus.train.tracking import JsonLines, Reporter
@@ -44,7 +43,7 @@ class Training:
 
     config: RunConfig
     trainer: Trainer
-    batches: Loader
+    batches: Iterable[Batch]
     stage: Stage1 | Stage2
     built: BuiltBridge
     towers: Mapping[str, Tower]
@@ -109,7 +108,8 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     sources = [train] if held_out is None else [train, held_out]
     looks = open_looks(config, workshop.encoder, sources, compute, progress=progress)
     look = looks(train, seed=config.seed)
-    batches, per_epoch = training_loader(train, look, config, tokenize=built.tokenizer)
+    rows, per_epoch = training_loader(train, look, config, tokenize=built.tokenizer)
+    batches = looks.patches(rows)
     stage.to(compute.device)
     if isinstance(stage, Stage2):
         start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)

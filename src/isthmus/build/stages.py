@@ -54,10 +54,14 @@ def make_prompt(config: LanguageConfig, source: Source, *, seed: int) -> Prompt:
 
 @torch.no_grad()
 def start_projection(stage: Stage2, config: BridgeConfig, batches: Iterable[Batch], *, seed: int) -> None:
-    """Start the projection at the scale of the language model's embeddings; least squares looks at some batches."""
+    """Start the projection at the scale of the language model's embeddings; least squares looks at some batches.
+
+    Leaves the stage in evaluation mode: the fit must not see dropout.
+    """
     projection = stage.bridge.projection
     assert projection is not None
     scale = stage.llm.embedding_scale()
+    stage.eval()
     if config.projection == "random":
         start_random(projection, scale=scale, seed=seed)
         return

@@ -48,8 +48,8 @@ def write_bridge(file: BridgeFile, folder: Path, *, save_tokenizer: Callable[[Pa
         sums = {name: file_sha256(scratch / name) for name in (CONFIG, WEIGHTS)}
         _write(scratch / MARKER, json.dumps(sums, indent=2) + "\n")
         _replace(scratch, folder)
-    except OSError as problem:
-        raise CheckpointError(f"{folder} could not be written ({problem.strerror}); free some space") from problem
+    except (OSError, SafetensorError) as problem:
+        raise CheckpointError(f"{folder} could not be written ({problem}); free some space") from problem
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -61,20 +61,30 @@ def read_bridge(folder: Path) -> BridgeFile:
     missing = [name for name in (CONFIG, WEIGHTS, MARKER) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder} is no model folder: it lacks {missing[0]}; give the bridge of a training run")
-    sums = json.loads((folder / MARKER).read_text())
+    sums = _sums(folder / MARKER)
     for name in (CONFIG, WEIGHTS):
-        if file_sha256(folder / name) != sums[name]:
+        if file_sha256(folder / name) != sums.get(name):
             raise CheckpointError(f"{folder / name} is damaged: its sha256 is not the one it was saved with")
     content = json.loads((folder / CONFIG).read_text())
-    if content["format_version"] != FORMAT:
+    if content.get("format_version") != FORMAT:
         raise CheckpointError(
-            f"{folder} has format version {content['format_version']}, this isthmus reads {FORMAT}; update isthmus"
+            f"{folder} has format version {content.get('format_version')}, this isthmus reads {FORMAT}; update isthmus"
         )
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as problem:
         raise CheckpointError(f"{folder / WEIGHTS} is no readable safetensors file ({problem})") from problem
     return BridgeFile(_sizes(content["sizes"], folder), tensors, content["provenance"])
+
+
+def _sums(marker: Path) -> dict[str, Any]:
+    try:
+        sums = json.loads(marker.read_text())
+    except ValueError as problem:
+        raise CheckpointError(f"{marker} is damaged; take the folder from where it was copied") from problem
+    if not isinstance(sums, dict):
+        raise CheckpointError(f"{marker} is damaged; take the folder from where it was copied")
+    return sums
 
 
 def _sizes(content: dict[str, Any], folder: Path) -> BridgeSizes:
@@ -101,5 +111,10 @@ def _replace(scratch: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    scratch.rename(folder)
+    try:
+        scratch.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -74,22 +74,21 @@ def quickstart(
 def main() -> None:
     """Run the command line; what a user can mend becomes one line on stderr."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer turns Ctrl-C into the return value 130
     except UserError as problem:
         _end(f"isthmus: {problem}", 2)
-    except KeyboardInterrupt:
-        _end("isthmus: interrupted; run the same command again to go on with what is finished", INTERRUPTED)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except typer.Abort:
-        sys.exit(INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as problem:
-        if hasattr(problem, "format_message"):
-            _end(f"isthmus: {problem.format_message()} Try --help.", 2)
-        raise
+        if not hasattr(problem, "format_message"):
+            raise
+        _end(f"isthmus: {problem.format_message() or 'no command given.'} Try --help.", 2)
+    if code == INTERRUPTED:
+        _end("isthmus: interrupted; run the same command again to go on with what is finished", INTERRUPTED)
+    sys.exit(code or 0)
 
 
-def _end(line: str, code: int) -> None:
+def _end(line: str, code: int) -> NoReturn:
     sys.stdout.flush()
     os.write(2, f"{line}\n".encode())
     sys.exit(code)

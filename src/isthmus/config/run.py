@@ -75,6 +75,8 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
         raise ConfigError(f"no configuration file at {path}; give the path of a YAML file")
     try:
         content = _numbers(yaml.safe_load(path.read_text()))
+    except UnicodeDecodeError as problem:
+        raise ConfigError(f"{path} is no text in UTF-8; give the path of a YAML file") from problem
     except yaml.YAMLError as problem:
         where = getattr(problem, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
@@ -124,7 +126,10 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(place.setdefault(parent, {}), dict):
             raise ConfigError(f"the override {override!r} goes below `{parent}`, which is no section")
         place = place[parent]
-    place[last] = _numbers(yaml.safe_load(value))
+    try:
+        place[last] = _numbers(yaml.safe_load(value))
+    except yaml.YAMLError as problem:
+        raise ConfigError(f"the value in the override {override!r} is no valid YAML; put it in quotes") from problem
 
 
 def _numbers(value: Any) -> Any:

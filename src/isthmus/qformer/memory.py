@@ -48,11 +48,17 @@ class PatchMemory(nn.Module):
 
     def project(self, patches: Float[Tensor, "B P V"]) -> Memory:
         """Make the memory of a batch of images."""
-        normalised = F.layer_norm(patches.detach(), self.norm.normalized_shape, eps=self.norm.eps)
+        normalised = F.layer_norm(self.own_dtype(patches.detach()), self.norm.normalized_shape, eps=self.norm.eps)
         return Memory(
             tuple(self._folded(normalised, layer) for layer in self.keys),
             tuple(self._folded(normalised, layer) for layer in self.values),
         )
+
+    def own_dtype(self, patches: Float[Tensor, "B P V"]) -> Float[Tensor, "B P V"]:
+        """Patches come in the dtype they are stored in; without autocast they are computed in the bridge's."""
+        if torch.is_autocast_enabled(patches.device.type):
+            return patches
+        return patches.to(self.norm.weight.dtype)
 
     def _folded(self, normalised: Float[Tensor, "B P V"], layer: nn.Module) -> Float[Tensor, "B H P d"]:
         assert isinstance(layer, nn.Linear)

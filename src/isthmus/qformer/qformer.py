@@ -78,7 +78,7 @@ class QFormer(nn.Module):
         if text is not None:
             states = torch.cat([states, self._embed_text(text)], dim=1)
         bias = None if mask is None else additive(mask[:, None], states.dtype)
-        normalised = self.memory.norm(patches)
+        normalised = self.memory.norm(self.memory.own_dtype(patches))
         looks: list[Tensor] = []
         for layer, cross in self._layers():
             attention_block = layer.self_attention

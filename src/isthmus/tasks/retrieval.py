@@ -51,10 +51,11 @@ def embed(bridge: Bridge, batches: Iterable[Batch], device: torch.device) -> Emb
 def recall(similarity: Float[Tensor, "R C"], right: Bool[Tensor, "R C"]) -> dict[str, float]:
     """R@1, R@5 and R@10 in per cent: how often a right candidate is among the first K of a row.
 
-    A wrong candidate with the same score as the best right one stands before it, so that equal scores earn nothing.
+    A wrong candidate with the same score as the best right one stands before it, so that equal scores earn nothing;
+    neither do scores that are no numbers.
     """
     best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-    before = ((similarity >= best) & ~right).sum(dim=1)
+    before = (~(similarity < best) & ~right).sum(dim=1)
     return {f"R@{k}": 100 * float((before < k).double().mean()) for k in KS}
 
 

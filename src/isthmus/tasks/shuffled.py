@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from isthmus.data.text import normalise
 from isthmus.errors import DataError
 from isthmus.models.stage2 import Stage2
 from isthmus.randomness import hash64
@@ -21,10 +22,12 @@ _BATCH = 48
 def other_names(captions: Sequence[str], *, seed: int) -> Int[Tensor, " N"]:
     """A permutation that gives every row a picture of another name.
 
-    Rows in a keyed order of names are shifted by the size of the largest group of one name, which moves every row out
-    of its group. Raises `DataError` when one name has more than half of the rows: then there is none.
+    Case and white space make no other name. Rows in a keyed order of names are shifted by the size of the largest
+    group of one name, which moves every row out of its group. Raises `DataError` when one name has more than half of
+    the rows: then there is none.
     """
-    groups = Counter(captions)
+    names = [normalise(caption).lower() for caption in captions]
+    groups = Counter(names)
     largest = max(groups.values())
     if 2 * largest > len(captions):
         raise DataError(
@@ -32,7 +35,7 @@ def other_names(captions: Sequence[str], *, seed: int) -> Int[Tensor, " N"]:
             "other names; evaluate on rows with more different captions"
         )
     key = {name: int(hash64(seed, number)) for number, name in enumerate(sorted(groups))}
-    order = torch.tensor(sorted(range(len(captions)), key=lambda row: (key[captions[row]], row)))
+    order = torch.tensor(sorted(range(len(captions)), key=lambda row: (key[names[row]], row)))
     partner = torch.empty_like(order)
     partner[order] = order.roll(-largest)
     return partner

@@ -89,14 +89,14 @@ class Trainer:
             if _due(number, self.plan.log_every, self.plan.steps):
                 self._log(number, hooks, norm, (time.monotonic() - begun) / (number - logged))
                 begun, logged = time.monotonic(), number
+            paused = time.monotonic()
+            if _due(number, self.plan.save_every, self.plan.steps):
+                hooks.save(number)  # first: whatever stops the evaluation takes nothing away
             if _due(number, self.plan.evaluate_every, self.plan.steps):
-                paused = time.monotonic()
                 self.stage.eval()
                 figures = hooks.evaluate()
                 hooks.log.write({"step": number, "evaluation": figures})
-                begun += time.monotonic() - paused
-            if _due(number, self.plan.save_every, self.plan.steps):
-                hooks.save(number)
+            begun += time.monotonic() - paused
         return figures
 
     def step(self, batches: list[Batch], number: int) -> Tensor:

@@ -9,13 +9,18 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from isthmus.errors import UserError
+
 
 class JsonLines:
     """Append records to a file, each flushed as it is written, so that a killed run keeps all of them."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = path.open("a")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = path.open("a")
+        except OSError as problem:
+            raise UserError(f"{path} cannot be written ({problem.strerror}); choose another output") from problem
 
     def write(self, record: dict[str, Any]) -> None:
         """Write one record with the time (seconds since 1970)."""
