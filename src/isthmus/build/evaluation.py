@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from isthmus.build.data import Looks, Tokenize, held_out_loader
+from isthmus.build.data import Looks, held_out_loader
 from isthmus.build.precision import Compute
 from isthmus.models.bridge import Bridge
-from isthmus.models.generate import caption_by_llm
+from isthmus.models.generate import caption_by_llm, caption_by_qformer
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
+from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import Batch, Source
-from isthmus.tasks.caption import caption_all, exact_match
-from isthmus.tasks.retrieval import embed, retrieval
+from isthmus.tasks.caption import Captioner, caption_all, exact_match
+from isthmus.tasks.retrieval import Embedded, embed, retrieval
 from isthmus.tasks.shuffled import right_and_shuffled
 
 MAX_NEW_TOKENS = 16
@@ -26,14 +27,14 @@ class Evaluation:
 
     source: Source
     looks: Looks
-    tokenize: Tokenize
+    tokenizer: QFormerTokenizer
     compute: Compute
     seed: int
 
     def batches(self) -> Iterable[Batch]:
         """Every row once, centre view."""
         look = self.looks(self.source, seed=None)
-        rows = held_out_loader(self.source, look, tokenize=self.tokenize, batch_size=_BATCH)
+        rows = held_out_loader(self.source, look, tokenize=self.tokenizer, batch_size=_BATCH)
         return self.looks.patches(rows)
 
     def score(self, stage: Stage1 | Stage2) -> dict[str, Any]:
@@ -42,13 +43,20 @@ class Evaluation:
         return self.stage2(stage) if isinstance(stage, Stage2) else self.stage1(stage.bridge)
 
     def stage1(self, bridge: Bridge) -> dict[str, Any]:
-        """R@1, R@5 and R@10 both ways by ITC, in per cent."""
-        return retrieval(embed(bridge, self.batches(), self.compute.device))
+        """Recall both ways by ITC (per cent), and the Q-Former's own greedy captions (ITG)."""
+        captioner = partial(caption_by_qformer, bridge, self.tokenizer, max_new_tokens=MAX_NEW_TOKENS)
+        return {**retrieval(self.embed(bridge)), **self._captions(captioner)}
+
+    def embed(self, bridge: Bridge) -> Embedded:
+        """Every picture and text in ITC's shared space."""
+        return embed(bridge, self.batches(), self.compute.device)
 
     def stage2(self, stage: Stage2) -> dict[str, Any]:
         """Loss with right and shuffled pictures (nats per token), and greedy captions with their exact matches."""
-        device = self.compute.device
-        loss = right_and_shuffled(stage, self.batches(), device, seed=self.seed)
+        loss = right_and_shuffled(stage, self.batches(), self.compute.device, seed=self.seed)
         captioner = partial(caption_by_llm, stage.bridge, stage.llm, max_new_tokens=MAX_NEW_TOKENS)
-        pairs = caption_all(captioner, self.batches(), device)
-        return {"loss": loss, "exact_match": exact_match(pairs), "pictures": len(pairs), "captions": pairs}
+        return {"loss": loss, **self._captions(captioner)}
+
+    def _captions(self, captioner: Captioner) -> dict[str, Any]:
+        pairs = caption_all(captioner, self.batches(), self.compute.device)
+        return {"exact_match": exact_match(pairs), "pictures": len(pairs), "captions": pairs}

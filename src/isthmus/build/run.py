@@ -57,10 +57,11 @@ class Training:
         """
         output, begun = Path(self.config.output), time.monotonic()
         log = JsonLines(output / LOG)
-        log.write({"start": self.built.report[0], "config": self.config.model_dump(mode="json")})
+        log.write({"start": self.built.report[0], **self.provenance})
         title, silent = f"stage {self.config.stage}", distributed.rank() > 0
         with Reporter(title, self.config.train.steps, silent=silent) as reporter:
-            reporter.say(self.built.report[0])
+            reporter.say(f"{self.built.report[0]} (all of them in {output / RECORD})")
+            reporter.say(f"computing in {self.provenance['precision']} on {self.provenance['device']}")
             figures = self.trainer.run(self.batches, Hooks(self.evaluate, self.save, log, reporter))
         log.close()
         record = {

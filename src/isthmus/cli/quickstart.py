@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from isthmus.cli.show import console, quiet_libraries, retrieval_table, stage2_table
+from isthmus.cli.show import console, quiet_libraries, retrieval_table, show_captions, stage2_table
 from isthmus.quickstart.plan import parse_work
 from isthmus.quickstart.run import Order, Quickstart
 from isthmus.quickstart.score import REPORT, SHEET, score
@@ -28,9 +28,8 @@ def show_report(report: dict[str, Any]) -> None:
     console.print(retrieval_table(report["retrieval"]))
     console.print(stage2_table(report["language"]))
     name, figures = next(iter(report["language"].items()))
-    console.print(f"first captions, {name} (drawn name -> what the language model says):", markup=False)
-    for said, true in figures["captions"][:_EXAMPLES]:
-        console.print(f"  {true}  ->  {said}", markup=False)
+    console.print(f"through the language model, {name}:", markup=False)
+    show_captions(figures, count=_EXAMPLES)
     unchanged = all(all(towers.values()) for towers in report["towers_unchanged"].values())
     console.print(f"both frozen towers unchanged: {'yes' if unchanged else 'NO'}")
     times = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in report["seconds"].items())

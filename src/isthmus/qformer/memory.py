@@ -24,8 +24,12 @@ class Memory:
     values: tuple[Float[Tensor, "R H P d"], ...]
 
     def select(self, index: Int[Tensor, " S"]) -> "Memory":
-        """Take images by index, in its order, repeats allowed: hard negatives without a new projection."""
-        return Memory(tuple(k[index] for k in self.keys), tuple(v[index] for v in self.values))
+        """Take images by index, in its order, repeats allowed: hard negatives without a new projection.
+
+        `index_select` and not `[index]`: on a CPU the backward of the latter adds in no fixed order.
+        """
+        keys = tuple(layer.index_select(0, index) for layer in self.keys)
+        return Memory(keys, tuple(layer.index_select(0, index) for layer in self.values))
 
     @staticmethod
     def concatenate(*memories: "Memory") -> "Memory":

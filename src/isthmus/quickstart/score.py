@@ -5,15 +5,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from isthmus.build.load import load_run
+from isthmus.build.load import LoadedRun, load_run
 from isthmus.build.workshop import Workshop
-from isthmus.models.stage1 import Stage1
 from isthmus.quickstart.artists import ARTISTS, credits_line
 from isthmus.quickstart.plan import gemm_rate
 from isthmus.quickstart.run import Quickstart, peak_memory_gib
 from isthmus.quickstart.sheet import SheetRow, retrieval_sheet
 from isthmus.randomness import permutation
-from isthmus.tasks.retrieval import Embedded, embed, retrieval
+from isthmus.tasks.retrieval import Embedded
 from isthmus.train.tracking import StoreProgress
 
 REPORT, SHEET = "report.json", "retrieval.png"
@@ -25,11 +24,12 @@ def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
     folder = run.order.folder
     retrieved: dict[str, Any] = {}
     for name, metadata in run.order.held_out.items():
-        embedded = _embedded(run, metadata, workshop)
-        retrieved[name] = retrieval(embedded)
+        loaded = _load(run, 1, metadata, workshop)
+        retrieved[name] = loaded.evaluate()
         if len(retrieved) == 1:
+            embedded = loaded.evaluation.embed(loaded.stage.bridge)
             _draw_sheet(embedded, folder / "pictures", metadata, folder / SHEET)
-    spoken = {name: _spoken(run, metadata, workshop) for name, metadata in run.order.held_out.items()}
+    spoken = {name: _load(run, 2, metadata, workshop).evaluate() for name, metadata in run.order.held_out.items()}
     report = {
         "work": run.order.work.describe(),
         "seed": run.order.seed,
@@ -51,22 +51,12 @@ def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
     return report
 
 
-def _evaluation_overrides(run: Quickstart, metadata: str) -> list[str]:
-    return [f"data.evaluation.folder={run.order.folder / 'pictures'}", f"data.evaluation.metadata={metadata}"]
-
-
-def _embedded(run: Quickstart, metadata: str, workshop: Workshop) -> Embedded:
+def _load(run: Quickstart, stage: int, metadata: str, workshop: Workshop) -> LoadedRun:
+    """Load a stage's saved bridge, to be scored on one metadata file's pictures."""
+    pictures = run.order.folder / "pictures"
+    overrides = [f"data.evaluation.folder={pictures}", f"data.evaluation.metadata={metadata}"]
     with StoreProgress() as progress:
-        loaded = load_run(run.bridge(1), _evaluation_overrides(run, metadata), workshop=workshop, progress=progress)
-    assert isinstance(loaded.stage, Stage1)
-    loaded.stage.eval()
-    return embed(loaded.stage.bridge, loaded.evaluation.batches(), workshop.compute.device)
-
-
-def _spoken(run: Quickstart, metadata: str, workshop: Workshop) -> dict[str, Any]:
-    with StoreProgress() as progress:
-        loaded = load_run(run.bridge(2), _evaluation_overrides(run, metadata), workshop=workshop, progress=progress)
-    return loaded.evaluate()
+        return load_run(run.bridge(stage), overrides, workshop=workshop, progress=progress)
 
 
 def _draw_sheet(embedded: Embedded, pictures: Path, metadata: str, path: Path) -> None:
