@@ -1,0 +1,115 @@
+"""The house itself: sizes, docstrings, documents that a reader can type in."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from isthmus.config.run import load_config
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "src/isthmus").rglob("*.py"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+RECIPES = sorted([*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "src").rglob("*.yaml")])
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language in a Markdown text."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def sizes(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tools/sizes.py"), str(folder)], capture_output=True, text=True, check=False
+    )
+
+
+def function(name: str, lines: int) -> str:
+    """A function of so many lines, `def` included."""
+    return f"def {name}():\n" + "    pass\n" * (lines - 1)
+
+
+def test_sizes_of_the_package_are_kept() -> None:
+    done = sizes(ROOT / "src/isthmus")
+    assert done.returncode == 0, done.stdout
+
+
+def test_sizes_names_what_is_too_large(tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text("x = 1\n" * 251)
+    (tmp_path / "functions.py").write_text(function("fits", 40) + function("too_long", 41))
+    deep = tmp_path / "a/b"
+    deep.mkdir(parents=True)
+    (deep / "buried.py").write_text("")
+    done = sizes(tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f"{deep / 'buried.py'}: lies 3 packages deep, at most 2 are allowed",
+        f"{tmp_path / 'functions.py'}:41: too_long has 41 lines, at most 40 are allowed",
+        f"{tmp_path / 'long.py'}: 251 lines, at most 250 are allowed",
+    ]
+
+
+def test_sizes_does_not_count_docstrings(tmp_path: Path) -> None:
+    body = '    """One.\n\n    Two.\n    """\n' + "    pass\n" * 39
+    (tmp_path / "documented.py").write_text(f"def documented():\n{body}")
+    assert sizes(tmp_path).returncode == 0
+
+
+def test_sizes_of_nothing_is_no_pass(tmp_path: Path) -> None:
+    assert sizes(tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring, f"{path} has no docstring"
+    assert len(docstring) > 10
+
+
+def test_yaml_in_documents_is_a_valid_run(tmp_path: Path) -> None:
+    found = [(path, block) for path in DOCUMENTS for block in blocks(path.read_text(), "yaml")]
+    assert any(path.name == "README.md" for path, _ in found)
+    for number, (_, block) in enumerate(found):
+        config = tmp_path / f"{number}.yaml"
+        config.write_text(block)
+        load_config(config)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_recipes_are_valid(path: Path) -> None:
+    load_config(path)
+    assert path.read_text().startswith("#"), "a recipe says first what it is for"
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) >= 4
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_tree_in_the_readme_names_every_room() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for room in sorted({path.parent.name for path in MODULES} - {"isthmus"}):
+        assert f"{room}/" in readme, f"the tree in README.md lacks {room}/"
+
+
+def test_citation_file_is_whole() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "references"} <= set(citation)
+    assert citation["references"][0]["identifiers"][0]["value"] == "arXiv:2301.12597"
+
+
+def test_constraints_pin_what_is_installed() -> None:
+    """Each line is an exact version: a range there would be no tested version."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][^ ;]*(; .+)?", line) for line in pins)
