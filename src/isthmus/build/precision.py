@@ -31,7 +31,7 @@ class Compute:
 def native_bf16(device: torch.device) -> bool:
     """True where products in bf16 are the hardware's own: CUDA from sm80, a CPU with AMX or AVX512-BF16.
 
-    Elsewhere bf16 is emulated, at a fifth of fp32's rate or less (reference: performance.md).
+    Elsewhere bf16 is emulated, at a fifth of fp32's rate or less (docs/log.md).
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -30,7 +30,7 @@ def train(
 
     Fills the feature store first, where the config names one.
 
-    Example: isthmus train recipes/tiny-stage1.yaml train.steps=100 train.lr=1e-4
+    Example: isthmus train recipes/own-folder-stage1.yaml train.steps=100 train.lr=1e-4
     """
     from isthmus.cli.train import run_train
 

@@ -26,7 +26,7 @@ class Heads(nn.Module):
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """Hold the temperature in the range that BLIP-1 uses; BLIP-2's original dropped it (blip2.md §2.3)."""
+        """Hold the temperature in the range that BLIP-1 uses; BLIP-2's code dropped it."""
         self.temperature.clamp_(*TEMPERATURE_RANGE)
 
 

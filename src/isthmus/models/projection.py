@@ -1,8 +1,7 @@
 """The projection's start: random at the language model's scale, or by least squares.
 
 Least squares maps query states to the mean embedding of their caption's tokens (ridge), shrunk to half the
-embeddings' spread, so that the first soft prompt already lies where the language model reads (reference:
-quickstart.md §3).
+embeddings' spread, so that the first soft prompt already lies where the language model reads (docs/log.md).
 """
 
 import torch

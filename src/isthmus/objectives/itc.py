@@ -28,7 +28,7 @@ def itc(
     """Cross-entropy of both directions over the gathered batch, averaged, summed over local rows.
 
     The rows that are the same thing share the target mass equally; `smoothing` spreads a share of it over all N
-    candidates, as `label_smoothing` does. Weight: B rows. Source: BLIP-2 §3.2; blip2.md §2.3.
+    candidates, as `label_smoothing` does. Weight: B rows. Source: BLIP-2 §3.2.
     """
     precise = torch.promote_types(image_text.dtype, torch.float32)
     share = same.to(precise) / same.sum(dim=1, keepdim=True)

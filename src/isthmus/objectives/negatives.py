@@ -3,7 +3,7 @@
 A negative is the arg-max of log-weight plus Gumbel noise, which samples in proportion to the weight; the noise is
 keyed by (seed, epoch, direction, anchor, candidate), so the draw needs no host sync and does not depend on how many
 ranks share the batch (DESIGN 5.8). With hard negatives from the first step ITM sits at its class prior for hundreds
-of steps (reference: quickstart.md §4), so a run starts with uniform ones.
+of steps (docs/log.md), so a run starts with uniform ones.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The one attention function of the Q-Former, and the table that chooses how it is computed.
 
 The table is data that ships with the package: nothing is timed at run time, so a run is reproducible.
-Rows follow measurements (reference: performance.md, "Attention kernel on the CPU"): forward and backward through
+Rows follow measurements (docs/log.md): forward and backward through
 torch's fused attention take 1.2 to 4 times as long as plain products on a CPU, while inference in bf16 is
 faster fused. CUDA has fused kernels for both.
 """

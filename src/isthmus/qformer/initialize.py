@@ -1,7 +1,7 @@
 """The Q-Former's start: random, or from any BERT-like checkpoint, with a report of every tensor.
 
 From a BERT the text side is copied, the query feed-forward is copied from the text one, the MLM head is copied where
-the checkpoint has one, cross-attention starts random and `[DEC]` gets a row of its own (BLIP-2 §3.1; blip2.md §2.1).
+the checkpoint has one, cross-attention starts random and `[DEC]` gets a row of its own (BLIP-2 §3.1).
 BERT adds token-type row 0 to every text token; it is folded into the position embeddings, so that a fresh bridge
 reads text exactly as its BERT does. The original drops it: `fold_token_type=False`.
 """

@@ -20,7 +20,7 @@ class TextHalf(nn.Module):
         self.head = LanguageHead(sizes)
 
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Word plus position; positions start at 0 whatever stands before the text (blip2.md §2.1)."""
+        """Word plus position; positions start at 0 whatever stands before the text, as in the original."""
         embedded: Tensor = self.words(ids) + self.positions.weight[: ids.shape[1]]
         return embedded
 

@@ -16,7 +16,7 @@ MAX_TOKENS = 32
 
 
 class QFormerTokenizer:
-    """Text → ids with [CLS] first and [SEP] last, at most 32 tokens, cut on the right (blip2.md §2.2)."""
+    """Text → ids with [CLS] first and [SEP] last, at most 32 tokens, cut on the right, as in the original."""
 
     def __init__(self, folder: Path, *, max_tokens: int = MAX_TOKENS) -> None:
         try:
