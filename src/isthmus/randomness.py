@@ -12,7 +12,7 @@ from torch import Tensor
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
-_MANTISSA = 53
+_MANTISSA = 52  # one less than fp64 holds, so that adding a half never rounds up to 1
 
 
 def _signed(word: int) -> int:

@@ -14,7 +14,6 @@ from isthmus.data.loader import (
     make_loader,
 )
 from isthmus.data.sampler import CounterSampler
-from isthmus.data.text import caption_identity
 from isthmus.errors import DataError
 from isthmus.fingerprint import text_identity
 from isthmus.records import Example, Text
@@ -68,7 +67,26 @@ def test_collate_stacks_and_hashes():
     assert batch.captions == ("A boat", "a boat")
     assert batch.index.tolist() == [5, 1]
     assert batch.identity.image.tolist() == [text_identity("x"), text_identity("y")]
-    assert batch.identity.caption.tolist() == [caption_identity("a boat")] * 2
+
+
+def test_captions_are_the_same_when_the_qformer_reads_the_same_tokens():
+    def first_two_letters(captions):
+        ids = torch.tensor([[ord(letter) for letter in caption[:2].lower()] for caption in captions])
+        return Text(ids, torch.ones_like(ids, dtype=torch.bool))
+
+    rows = [Row(torch.zeros(1), caption, str(n), n) for n, caption in enumerate(["A boat", "a bird", "cart"])]
+    same = collate(rows, tokenize=first_two_letters).identity.caption
+    assert same[0] == same[1] != same[2]
+
+
+def test_padding_is_no_part_of_a_captions_identity():
+    def padded(captions):
+        ids = torch.tensor([[7, 0], [7, 0], [7, 0]])
+        return Text(ids, torch.tensor([[True, False], [True, True], [True, False]]))
+
+    rows = [Row(torch.zeros(1), "x", str(n), n) for n in range(3)]
+    same = collate(rows, tokenize=padded).identity.caption
+    assert same[0] == same[2] != same[1]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

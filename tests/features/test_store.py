@@ -18,13 +18,14 @@ from isthmus.features.store import FeatureStore, StoredLook
 from isthmus.records import Example
 from quadrants import TWO_ROWS, FakeEncoder, P, V
 
-KEY = StoreKey("a:1", "f00d", {"size": 8}, Views(2, "float32", 1, (0.5, 1.0), False))
+KEY = StoreKey("a:1", None, "f00d", {"size": 8}, Views(2, "float32", 1, (0.5, 1.0), False))
 
 
 @pytest.mark.parametrize(
     ("wanted", "match"),
     [
         (replace(KEY, encoder="b:1"), r"the stored encoder is 'a:1' but 'b:1' is wanted; use another folder or"),
+        (replace(KEY, hidden_layer=-2), r"the stored hidden layer is None but -2 is wanted"),
         (replace(KEY, weights="beef"), r"the stored weights fingerprint is 'f00d' but 'beef' is wanted"),
         (replace(KEY, preprocessing={"size": 9}), r"the stored preprocessing is {'size': 8} but {'size': 9} is"),
         (replace(KEY, views=replace(KEY.views, dtype="bfloat16")), "the stored dtype is 'float32' but 'bfloat16'"),

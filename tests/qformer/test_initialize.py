@@ -169,3 +169,37 @@ def test_a_saved_tokenizer_is_the_same(folder, tmp_path):
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(TowerError, match="no BERT tokenizer"):
         QFormerTokenizer(tmp_path)
+
+
+def test_the_first_berts_call_norms_gamma_and_beta(folder, tmp_path):
+    tiny_bert_folder(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    legacy = {
+        "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for name, value in tensors.items()
+    }
+    save_file(legacy, tmp_path / "model.safetensors")
+    old, new = start(tmp_path)[0].state_dict(), start(folder)[0].state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in new)
+
+
+def test_padding_rows_of_a_vocabulary_are_left_and_dec_is_drawn_when_random(folder, tmp_path):
+    tiny_bert_folder(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    words = tensors["embeddings.word_embeddings.weight"]
+    tensors["embeddings.word_embeddings.weight"] = torch.cat([words, torch.full((6, words.shape[1]), 9.0)])
+    save_file(tensors, tmp_path / "model.safetensors")
+    tokenizer, bert = QFormerTokenizer(folder), read_bert(str(tmp_path))
+    sizes = bert.sizes(6, vocabulary=tokenizer.vocabulary, queries=2, cross_frequency=2)
+    qformer = QFormer(sizes)
+    from_bert(qformer, bert, seed=0, dec_from=None)
+    rows = qformer.text.words.weight
+    assert torch.equal(rows[:-1], words[: len(rows) - 1])
+    assert rows[-1].abs().max() < 1
+
+
+def test_relative_positions_are_refused(folder, tmp_path):
+    config = {**json.loads((folder / "config.json").read_text()), "position_embedding_type": "relative_key"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TowerError, match="relative_key"):
+        read_bert(str(tmp_path))

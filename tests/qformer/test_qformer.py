@@ -122,7 +122,8 @@ def test_padding_changes_nothing():
 
 def test_forward_hands_out_where_the_queries_look():
     qformer, (text, patches) = build(), ragged()
-    looks = qformer(text, unimodal(2, text.mask), patches).looks
+    assert qformer(text, unimodal(2, text.mask), patches).looks == ()
+    looks = qformer(text, unimodal(2, text.mask), patches, look=True).looks
     assert [look.shape for look in looks] == [(3, 2, 2, 4)] * 2
     assert torch.allclose(looks[0].sum(-1), torch.ones(3, 2, 2, dtype=torch.float64))
 

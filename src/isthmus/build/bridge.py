@@ -6,7 +6,7 @@ from pathlib import Path
 from isthmus.build.towers import resolve
 from isthmus.checkpoints.native import read_bridge
 from isthmus.config.model import BridgeConfig
-from isthmus.errors import CheckpointError, TowerError
+from isthmus.errors import CheckpointError, ConfigError, TowerError
 from isthmus.models.bridge import Bridge
 from isthmus.qformer.initialize import InitReport, draw_random, from_bert, from_scratch, read_bert
 from isthmus.qformer.layer import Dropouts
@@ -43,6 +43,10 @@ def fresh_bridge(config: BridgeConfig, vision_width: int, *, seed: int) -> Built
         assert config.scratch is not None
         tokenizer = QFormerTokenizer(_folder(config.scratch.tokenizer), max_tokens=config.max_tokens)
         sizes = _scratch_sizes(config, vision_width, tokenizer.vocabulary)
+    if config.max_tokens > sizes.positions:
+        raise ConfigError(
+            f"`bridge.max_tokens` is {config.max_tokens} but the Q-Former has {sizes.positions} positions; lower it"
+        )
     sizes = replace(sizes, shared_width=config.shared_width, patch_norm_eps=config.patch_norm_eps)
     bridge = Bridge(sizes, _dropouts(config))
     if bert is None:

@@ -79,10 +79,11 @@ def open_looks(
     if features.folder is None:
         return Looks(features, encoder, None)
     folder = Path(features.folder).expanduser()
-    views = Views(features.views, compute.dtype_name, config.seed, (features.scale_min, 1.0), features.flip)
+    views = Views(features.views, compute.dtype_name, features.seed, (features.scale_min, 1.0), features.flip)
     if distributed.rank() == 0:
         images = [source[index].image for source in sources for index in range(len(source))]
-        extract(images, encoder, folder=folder, views=views, work=Work(batch=features.batch_size), progress=progress)
+        work = Work(batch=features.batch_size, workers=Workers(config.data.workers))
+        extract(images, encoder, folder=folder, views=views, work=work, progress=progress)
     distributed.wait()
     return Looks(features, encoder, FeatureStore.open(folder, store_key(encoder, views)))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from isthmus.build.data import Looks, held_out_loader
 from isthmus.build.precision import Compute
+from isthmus.data.loader import Look
 from isthmus.models.bridge import Bridge
 from isthmus.models.generate import caption_by_llm, caption_by_qformer
 from isthmus.models.stage1 import Stage1
@@ -27,20 +28,21 @@ class Evaluation:
 
     source: Source
     looks: Looks
+    look: Look
     tokenizer: QFormerTokenizer
     compute: Compute
     seed: int
 
     def batches(self) -> Iterable[Batch]:
         """Every row once, centre view."""
-        look = self.looks(self.source, seed=None)
-        rows = held_out_loader(self.source, look, tokenize=self.tokenizer, batch_size=_BATCH)
+        rows = held_out_loader(self.source, self.look, tokenize=self.tokenizer, batch_size=_BATCH)
         return self.looks.patches(rows)
 
     def score(self, stage: Stage1 | Stage2) -> dict[str, Any]:
         """Whatever this stage is scored by."""
         stage.eval()
-        return self.stage2(stage) if isinstance(stage, Stage2) else self.stage1(stage.bridge)
+        with self.compute.autocast():
+            return self.stage2(stage) if isinstance(stage, Stage2) else self.stage1(stage.bridge)
 
     def stage1(self, bridge: Bridge) -> dict[str, Any]:
         """Recall both ways by ITC (per cent), and the Q-Former's own greedy captions (ITG)."""

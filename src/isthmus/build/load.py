@@ -9,12 +9,11 @@ from isthmus.build.bridge import bridge_folder, load_bridge
 from isthmus.build.data import open_looks, open_source
 from isthmus.build.evaluation import Evaluation
 from isthmus.build.towers import build_llm
-from isthmus.build.workshop import Workshop, open_workshop
+from isthmus.build.workshop import Workshop, check_tower, make_tower, open_workshop
 from isthmus.checkpoints.native import read_bridge
-from isthmus.config.run import RunConfig, apply_overrides, check
-from isthmus.errors import CheckpointError, ConfigError
+from isthmus.config.run import RunConfig, check, put
+from isthmus.errors import ConfigError
 from isthmus.features.extract import Progress
-from isthmus.fingerprint import module_fingerprint
 from isthmus.language.prompts import Prompt
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
@@ -36,15 +35,17 @@ class LoadedRun:
         return self.evaluation.score(self.stage)
 
 
-def load_run(folder: Path, overrides: list[str], *, workshop: Workshop | None = None, progress: Progress) -> LoadedRun:
-    """Load a run's bridge and towers, and its held-out source as the overrides name it.
+def load_run(
+    folder: Path, values: Mapping[str, Any], *, workshop: Workshop | None = None, progress: Progress
+) -> LoadedRun:
+    """Load a run's bridge and towers, and its held-out source as the values by `key.sub` name it.
 
     Raises `CheckpointError` when a tower is not the one that the bridge was trained with, `ConfigError` when no
     held-out source is named.
     """
     file = read_bridge(bridge_folder(folder))
     recorded = {**file.provenance["config"], "precision": _PRECISIONS[file.provenance["precision"]]}
-    config = check(apply_overrides(recorded, overrides), str(folder))
+    config = check(put(recorded, values), str(folder))
     if config.data.evaluation is None:
         raise ConfigError(
             f"{folder} was trained without held-out pictures; name some: data.evaluation.folder=FOLDER "
@@ -52,11 +53,13 @@ def load_run(folder: Path, overrides: list[str], *, workshop: Workshop | None = 
         )
     source = open_source(config.data.evaluation)
     workshop = workshop or open_workshop(config)
-    _check_tower(file, "encoder", workshop.tower.fingerprint)
+    check_tower(file, "encoder", workshop.tower)
     tokenizer = QFormerTokenizer(bridge_folder(folder), max_tokens=config.bridge.max_tokens)
     stage = _stage(file, config, tokenizer, workshop)
     looks = open_looks(config, workshop.encoder, [source], workshop.compute, progress=progress)
-    return LoadedRun(stage, Evaluation(source, looks, tokenizer, workshop.compute, config.seed))
+    return LoadedRun(
+        stage, Evaluation(source, looks, looks(source, seed=None), tokenizer, workshop.compute, config.seed)
+    )
 
 
 def _stage(file: BridgeFile, config: RunConfig, tokenizer: QFormerTokenizer, workshop: Workshop) -> Stage1 | Stage2:
@@ -65,15 +68,5 @@ def _stage(file: BridgeFile, config: RunConfig, tokenizer: QFormerTokenizer, wor
         return Stage1(bridge, dec=tokenizer.dec)
     assert config.llm is not None
     llm = build_llm(config.llm, Prompt.from_json(file.provenance["prompt"]), workshop.compute)
-    _check_tower(file, "llm", module_fingerprint(llm))
+    check_tower(file, "llm", make_tower(llm))
     return Stage2(bridge, llm)
-
-
-def _check_tower(file: BridgeFile, name: str, fingerprint: str) -> None:
-    tower: Mapping[str, str] = file.provenance["towers"][name]
-    if tower["fingerprint"] != fingerprint:
-        raise CheckpointError(
-            f"the {name} that {tower['address']} gives is not the one this bridge was trained with "
-            f"({fingerprint[:12]}, trained with {tower['fingerprint'][:12]} in {file.provenance['precision']}); "
-            "give the same weights in the same precision"
-        )

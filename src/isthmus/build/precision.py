@@ -22,6 +22,10 @@ class Compute:
         """Accelerate's name for it."""
         return "bf16" if self.dtype == torch.bfloat16 else "no"
 
+    def autocast(self) -> torch.autocast:
+        """The context in which a bridge computes outside of training, where Accelerate gives the same."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
     @property
     def dtype_name(self) -> str:
         """For example `float32`."""
@@ -49,7 +53,18 @@ def choose_compute(device: str, precision: Precision) -> Compute:
         chosen = torch.device(device)
     except RuntimeError as problem:
         raise ConfigError(f"`device` is {device!r}, which torch does not know; use auto, cpu or cuda") from problem
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"`device` is {device!r} but no CUDA device is here; use device=auto or device=cpu")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"`device` is {device!r}; isthmus runs on cpu and cuda")
+    if chosen.type == "cuda":
+        _take_cuda(chosen, device)
     bf16 = precision == "bf16" or (precision == "auto" and native_bf16(chosen))
     return Compute(chosen, torch.bfloat16 if bf16 else torch.float32)
+
+
+def _take_cuda(chosen: torch.device, named: str) -> None:
+    """Make a CUDA device the current one, which Accelerate then takes too."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (chosen.index or 0) >= count:
+        raise ConfigError(f"`device` is {named!r} but {count} CUDA devices are here; use device=auto or device=cpu")
+    if chosen.index is not None:
+        torch.cuda.set_device(chosen)

@@ -1,6 +1,7 @@
 """A training run from its config: workshop, store, stage, trainer, and the record of what was done."""
 
 import json
+import os
 import platform
 import time
 from collections.abc import Iterable, Mapping
@@ -16,19 +17,19 @@ from accelerate.utils import set_seed
 
 from isthmus import distributed
 from isthmus.build.bridge import BRIDGE, BuiltBridge
-from isthmus.build.data import open_looks, open_source, training_loader
+from isthmus.build.data import Looks, open_looks, open_source, training_loader
 from isthmus.build.evaluation import Evaluation
 from isthmus.build.precision import Compute, choose_compute
 from isthmus.build.stages import build_stage1, build_stage2, start_projection
-from isthmus.build.workshop import Tower, Workshop, open_workshop
+from isthmus.build.workshop import Tower, Workshop, make_tower, open_workshop
 from isthmus.checkpoints.native import write_bridge
 from isthmus.config.run import RunConfig
 from isthmus.errors import ConfigError, UserError
 from isthmus.features.extract import Progress
-from isthmus.fingerprint import module_fingerprint
+from isthmus.features.files import write_atomically
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
-from isthmus.records import Batch, BridgeFile
+from isthmus.records import Batch, BridgeFile, Source
 from isthmus.train.loop import Hooks, Plan, Trainer
 from isthmus.train.optimizer import AdamW, Rates, make_optimizer
 from isthmus.train.tracking import JsonLines, Reporter
@@ -56,14 +57,14 @@ class Training:
         Raises `UserError` when a loss is not finite, and if a tower changed, which must never happen.
         """
         output, begun = Path(self.config.output), time.monotonic()
-        log = JsonLines(output / LOG)
-        log.write({"start": self.built.report[0], **self.provenance})
+        path = output / LOG if distributed.rank() == 0 else Path(os.devnull)
         title, silent = f"stage {self.config.stage}", distributed.rank() > 0
-        with Reporter(title, self.config.train.steps, silent=silent) as reporter:
+        with JsonLines(path) as log, Reporter(title, self.config.train.steps, silent=silent) as reporter:
+            (output / RECORD).unlink(missing_ok=True)  # it will be true again when this run has ended
+            log.write({"start": self.built.report[0], **self.provenance})
             reporter.say(f"{self.built.report[0]} (all of them in {output / RECORD})")
             reporter.say(f"computing in {self.provenance['precision']} on {self.provenance['device']}")
             figures = self.trainer.run(self.batches, Hooks(self.evaluate, self.save, log, reporter))
-        log.close()
         record = {
             **self.provenance,
             "figures": figures,
@@ -71,7 +72,9 @@ class Training:
             "towers_unchanged": {name: tower.unchanged() for name, tower in self.towers.items()},
             "start": self.built.report,
         }
-        (output / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        if distributed.rank() == 0:
+            content = json.dumps(record, indent=2) + "\n"
+            write_atomically(output / RECORD, lambda path: path.write_text(content))
         return record
 
     def evaluate(self) -> dict[str, Any]:
@@ -94,6 +97,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
 
     Raises a `UserError` of some kind for all that is wrong with the config, the data, the towers or the store.
     """
+    _check_output(config)
     accelerator = _accelerator(config)
     train = open_source(config.data.train)
     held_out = None if config.data.evaluation is None else open_source(config.data.evaluation)
@@ -104,8 +108,8 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     if config.stage == 1:
         stage, built = build_stage1(config, workshop.encoder.width)
     else:
-        stage, built = build_stage2(config, train, compute)
-        towers["llm"] = Tower(stage.llm, stage.llm.address, module_fingerprint(stage.llm))
+        stage, built = build_stage2(config, train, workshop)
+        towers["llm"] = make_tower(stage.llm)
     sources = [train] if held_out is None else [train, held_out]
     looks = open_looks(config, workshop.encoder, sources, compute, progress=progress)
     look = looks(train, seed=config.seed)
@@ -113,7 +117,8 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     batches = looks.patches(rows)
     stage.to(compute.device)
     if isinstance(stage, Stage2):
-        start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)
+        with compute.autocast():
+            start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)
     return Training(
         config=config,
         trainer=Trainer(stage, _optimizer(config, built), accelerator, _plan(config, per_epoch)),
@@ -121,9 +126,21 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
         stage=stage,
         built=built,
         towers=towers,
-        evaluation=None if held_out is None else Evaluation(held_out, looks, built.tokenizer, compute, config.seed),
+        evaluation=None if held_out is None else _evaluation(held_out, looks, built, compute, seed=config.seed),
         provenance=_provenance(config, stage, towers, compute),
     )
+
+
+def _evaluation(source: Source, looks: Looks, built: BuiltBridge, compute: Compute, *, seed: int) -> Evaluation:
+    return Evaluation(source, looks, looks(source, seed=None), built.tokenizer, compute, seed)
+
+
+def _check_output(config: RunConfig) -> None:
+    """Refuse to train over the bridge of an earlier run, unless told to."""
+    if not config.overwrite and (Path(config.output) / BRIDGE).exists():
+        raise ConfigError(
+            f"{config.output} holds the bridge of an earlier run; choose another `output`, or say overwrite=true"
+        )
 
 
 def _accelerator(config: RunConfig) -> Accelerator:
@@ -169,7 +186,10 @@ def _provenance(
     """What a folder must say of its making (DESIGN 5.4)."""
     return {
         "stage": config.stage,
-        "towers": {name: {"address": t.address, "fingerprint": t.fingerprint} for name, t in towers.items()},
+        "towers": {
+            name: {"address": t.address, "fingerprint": t.fingerprint, "hidden_layer": t.hidden_layer}
+            for name, t in towers.items()
+        },
         "prompt": stage.llm.prompt.as_json() if isinstance(stage, Stage2) else None,
         "config": config.model_dump(mode="json"),
         "precision": compute.dtype_name,

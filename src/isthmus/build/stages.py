@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from isthmus.build.bridge import BuiltBridge, fresh_bridge, read_stage1, stage2_bridge
-from isthmus.build.precision import Compute
 from isthmus.build.towers import build_llm
+from isthmus.build.workshop import Workshop, check_tower
 from isthmus.config.model import BridgeConfig, LanguageConfig
 from isthmus.config.run import RunConfig
 from isthmus.data.text import normalise
@@ -26,16 +26,16 @@ def build_stage1(config: RunConfig, vision_width: int) -> tuple[Stage1, BuiltBri
     return Stage1(built.bridge, dec=built.tokenizer.dec, options=options), built
 
 
-def build_stage2(config: RunConfig, source: Source, compute: Compute) -> tuple[Stage2, BuiltBridge]:
+def build_stage2(config: RunConfig, source: Source, workshop: Workshop) -> tuple[Stage2, BuiltBridge]:
     """A stage-1 bridge before a frozen language model; the projection still has to be started.
 
-    Raises `CheckpointError` when `stage1` is no folder of a stage-1 run.
+    Raises `CheckpointError` when `stage1` is no folder of a stage-1 run, or one of another encoder.
     """
     assert config.llm is not None
     assert config.stage1 is not None
     folder = Path(config.stage1).expanduser()
-    read_stage1(folder)  # refuse a wrong folder before the language model is loaded
-    llm = build_llm(config.llm, make_prompt(config.llm, source, seed=config.seed), compute)
+    check_tower(read_stage1(folder), "encoder", workshop.tower)  # before the language model is loaded
+    llm = build_llm(config.llm, make_prompt(config.llm, source, seed=config.seed), workshop.compute)
     built = stage2_bridge(folder, config.bridge, language_width=llm.width)
     return Stage2(built.bridge, llm), built
 

@@ -53,7 +53,10 @@ def resolve(address: str) -> Place:
 
 def _in_package(rest: str, address: str) -> Path:
     module, _, inside = rest.partition("/")
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # a parent that is not there, or no name at all
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise TowerError(f"{address}: the package {module} is not installed; install it with pip (quickstart extra)")
     return Path(next(iter(spec.submodule_search_locations))) / inside
@@ -81,18 +84,26 @@ def build_encoder(config: EncoderConfig, compute: Compute) -> Encoder:
 def _timm(config: EncoderConfig, place: Place | None) -> Encoder:
     if config.name is None:
         raise ConfigError("`encoder.name` is missing: a timm encoder needs timm's model name")
-    if place is not None and place.path is None:
-        raise ConfigError(
-            f"`encoder.weights` is {config.weights!r}: timm takes a file; leave it empty for its own weights"
-        )
+    path = None if place is None else place.path
+    on_hub = place is not None and path is None
     return TimmEncoder(
-        config.name,
+        f"hf-hub:{str(config.weights).removeprefix('hub:')}" if on_hub else config.name,
         address=f"timm:{config.name}" + (f" {config.weights}" if config.weights else ""),
-        weights=None if place is None else place.path,
-        pretrained=place is None,
+        weights=None if path is None else _weight_file(path),
+        pretrained=path is None,
         hidden_layer=config.hidden_layer,
         match=config.match,
     )
+
+
+def _weight_file(path: Path) -> Path:
+    """A file itself, or the one safetensors file of a folder."""
+    if path.is_file():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise TowerError(f"{path} holds {len(files)} .safetensors files where one is needed; name it with file:PATH")
+    return files[0]
 
 
 def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute) -> DecoderOnlyLLM:

@@ -7,7 +7,10 @@ from torch import nn
 from isthmus.build.precision import Compute, choose_compute
 from isthmus.build.towers import build_encoder
 from isthmus.config.run import RunConfig
+from isthmus.errors import CheckpointError
 from isthmus.fingerprint import module_fingerprint
+from isthmus.language.llm import FrozenLLM
+from isthmus.records import BridgeFile
 from isthmus.vision.encoder import Encoder
 
 
@@ -18,6 +21,7 @@ class Tower:
     module: nn.Module
     address: str
     fingerprint: str
+    hidden_layer: int | None = None
 
     def unchanged(self) -> bool:
         """Hash it again: True where every tensor is what it was."""
@@ -37,4 +41,26 @@ def open_workshop(config: RunConfig) -> Workshop:
     """Choose device and precision, load the image encoder."""
     compute = choose_compute(config.device, config.precision)
     encoder = build_encoder(config.encoder, compute)
-    return Workshop(compute, encoder, Tower(encoder, encoder.address, module_fingerprint(encoder)))
+    return Workshop(compute, encoder, make_tower(encoder))
+
+
+def make_tower(model: Encoder | FrozenLLM) -> Tower:
+    """Take a frozen model's fingerprint; of an encoder, the layer that gives the patches is a part of it."""
+    layer = model.hidden_layer if isinstance(model, Encoder) else None
+    return Tower(model, model.address, module_fingerprint(model), layer)
+
+
+def check_tower(file: BridgeFile, name: str, tower: Tower) -> None:
+    """Raise `CheckpointError` when a tower is not the one that a bridge was trained with."""
+    trained = file.provenance["towers"][name]
+    if trained.get("hidden_layer") != tower.hidden_layer:
+        raise CheckpointError(
+            f"the bridge was trained with hidden layer {trained.get('hidden_layer')} of {trained['address']}, not "
+            f"{tower.hidden_layer}; give the same `encoder.hidden_layer`"
+        )
+    if trained["fingerprint"] != tower.fingerprint:
+        raise CheckpointError(
+            f"the {name} {tower.address} is not the one this bridge was trained with, {trained['address']} "
+            f"({tower.fingerprint[:12]} against {trained['fingerprint'][:12]} in {file.provenance['precision']}); "
+            "give the same weights in the same precision"
+        )

@@ -31,6 +31,7 @@ def write_bridge(file: BridgeFile, folder: Path, *, save_tokenizer: Callable[[Pa
 
     Raises `CheckpointError` when the place cannot be written or holds something that is no model folder.
     """
+    _recover(folder)
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is no model folder; choose another place")
     try:
@@ -39,6 +40,7 @@ def write_bridge(file: BridgeFile, folder: Path, *, save_tokenizer: Callable[[Pa
     except OSError as problem:
         raise CheckpointError(f"{folder} cannot be written ({problem.strerror}); choose another place") from problem
     try:
+        scratch.chmod(0o755)  # mkdtemp keeps others out; a model folder is read like any other
         content = {"format_version": FORMAT, "sizes": asdict(file.sizes), "provenance": file.provenance}
         _write(scratch / CONFIG, json.dumps(content, indent=2) + "\n")
         save_file({name: tensor.contiguous() for name, tensor in file.tensors.items()}, scratch / WEIGHTS)
@@ -56,6 +58,7 @@ def write_bridge(file: BridgeFile, folder: Path, *, save_tokenizer: Callable[[Pa
 
 def read_bridge(folder: Path) -> BridgeFile:
     """Read a model folder; raises `CheckpointError` naming what is missing, damaged or of another format."""
+    _recover(folder)
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}; give the folder of a training run")
     missing = [name for name in (CONFIG, WEIGHTS, MARKER) if not (folder / name).is_file()]
@@ -106,15 +109,24 @@ def _flush(path: Path) -> None:
 
 
 def _replace(scratch: Path, folder: Path) -> None:
-    """Put a finished folder in its place; what was there stays until the new one is whole."""
-    old = folder.with_name(f".{folder.name}-old")
+    """Put a finished folder in its place; what was there stays, under another name, until the new one is whole."""
+    old = _old(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     try:
         scratch.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
+    except BaseException:
+        _recover(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-old")
+
+
+def _recover(folder: Path) -> None:
+    """Give a folder that was being replaced when a process died its name back."""
+    if not folder.exists() and _old(folder).is_dir():
+        _old(folder).rename(folder)

@@ -84,7 +84,7 @@ def main() -> None:
             raise
         _end(f"isthmus: {problem.format_message() or 'no command given.'} Try --help.", 2)
     if code == INTERRUPTED:
-        _end("isthmus: interrupted; run the same command again to go on with what is finished", INTERRUPTED)
+        _end("isthmus: interrupted; what was saved before is kept", INTERRUPTED)
     sys.exit(code or 0)
 
 

@@ -36,6 +36,8 @@ class FeaturesConfig(Section):
     """Where encoded patches are kept."""
     views: int = Field(default=1, ge=1)
     """Stored views per picture: the centre, then keyed random crops."""
+    seed: int = Field(default=0, ge=0)
+    """Key of the stored crops, so that runs of other seeds share a store."""
     batch_size: int = Field(default=32, ge=1)
     """Pictures encoded at once."""
     scale_min: Share = 0.5

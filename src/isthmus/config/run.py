@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ class RunConfig(Section):
     """1: against text (ITC, ITM, ITG); 2: through the frozen language model."""
     output: str
     """The run's folder: bridge, log, record."""
+    overwrite: bool = False
+    """Train over the bridge of an earlier run in `output`."""
     seed: int = Field(default=0, ge=0)
     """Key of every random choice."""
     device: str = "auto"
@@ -59,6 +62,9 @@ class RunConfig(Section):
     def _check_stage1(self) -> None:
         if (self.bridge.bert is None) == (self.bridge.scratch is None):
             raise ValueError("stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`")
+        if self.llm is not None or self.stage1 is not None:
+            given = "llm" if self.llm is not None else "stage1"
+            raise ValueError(f"`{given}` is a key of stage 2; leave it out of stage 1")
         if self.train.accumulation > 1:
             raise ValueError(
                 "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and "
@@ -71,26 +77,57 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
 
     Raises `ConfigError` with one line: the file, the key, and what was wrong.
     """
+    return check(put(read_yaml(path), parse_overrides(overrides or [])), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values; raises `ConfigError` where it is none."""
     if not path.is_file():
         raise ConfigError(f"no configuration file at {path}; give the path of a YAML file")
     try:
         content = _numbers(yaml.safe_load(path.read_text()))
+    except OSError as problem:
+        raise ConfigError(f"{path} cannot be read ({problem.strerror}); give the path of a YAML file") from problem
     except UnicodeDecodeError as problem:
         raise ConfigError(f"{path} is no text in UTF-8; give the path of a YAML file") from problem
     except yaml.YAMLError as problem:
         where = getattr(problem, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
         raise ConfigError(f"{path} is no valid YAML{line}; mend it") from problem
+    except ValueError as problem:  # a date that is none
+        raise ConfigError(f"{path} holds a value that YAML cannot read ({problem}); put it in quotes") from problem
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no mapping of keys to values; see recipes/ for examples")
-    return check(apply_overrides(content, overrides or []), str(path))
+    return content
 
 
-def apply_overrides(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Put `key.sub=value` overrides into a copy of a mapping; raises `ConfigError` for one of another form."""
-    content = copy.deepcopy(content)
+def parse_overrides(overrides: list[str]) -> dict[str, Any]:
+    """Read `key.sub=value` strings as values by key; raises `ConfigError` for one of another form."""
+    values = {}
     for override in overrides:
-        _apply(content, override)
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"the override {override!r} is not of the form key.sub=value; write for example train.lr=1e-4"
+            )
+        try:
+            values[key] = _numbers(yaml.safe_load(value))
+        except (yaml.YAMLError, ValueError) as problem:
+            raise ConfigError(f"the value in the override {override!r} is no valid YAML; put it in quotes") from problem
+    return values
+
+
+def put(content: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put values at their `key.sub` places into a copy of a mapping."""
+    content = copy.deepcopy(content)
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        place = content
+        for parent in parents:
+            if not isinstance(place.setdefault(parent, {}), dict):
+                raise ConfigError(f"the key {key!r} goes below `{parent}`, which is no section")
+            place = place[parent]
+        place[last] = value
     return content
 
 
@@ -106,30 +143,12 @@ def check(content: dict[str, Any], where: str) -> RunConfig:
 
 def _sentence(key: str, error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return f"unknown key `{key}`; `isthmus train --help` and recipes/ show the known ones"
+        return f"unknown key `{key}`; config/ in the package and recipes/ show the known ones"
     if error["type"] == "missing":
         return f"the key `{key}` is missing; give it a value"
     if error["type"] == "value_error":
         return str(error["msg"]).removeprefix("Value error, ")
     return f"`{key}` is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(
-            f"the override {override!r} is not of the form key.sub=value; write for example train.lr=1e-4"
-        )
-    *parents, last = key.split(".")
-    place = content
-    for parent in parents:
-        if not isinstance(place.setdefault(parent, {}), dict):
-            raise ConfigError(f"the override {override!r} goes below `{parent}`, which is no section")
-        place = place[parent]
-    try:
-        place[last] = _numbers(yaml.safe_load(value))
-    except yaml.YAMLError as problem:
-        raise ConfigError(f"the value in the override {override!r} is no valid YAML; put it in quotes") from problem
 
 
 def _numbers(value: Any) -> Any:

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from isthmus.data.text import caption_identity
 from isthmus.fingerprint import text_identity
 from isthmus.records import Batch, Identity, Text
 
@@ -26,16 +25,24 @@ class Row:
 
 
 def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
-    """Stack rows, in order, into a Batch; `vision` keeps its dtype."""
+    """Stack rows, in order, into a Batch; `vision` keeps its dtype.
+
+    Captions are the same when the Q-Former reads the same tokens: after lower-casing and the cut at its longest text.
+    """
     captions = tuple(row.caption for row in rows)
+    text = tokenize(captions)
     identity = Identity(
         image=torch.tensor([text_identity(row.image_id) for row in rows]),
-        caption=torch.tensor([caption_identity(caption) for caption in captions]),
+        caption=torch.tensor([_token_identity(ids[mask]) for ids, mask in zip(text.ids, text.mask, strict=True)]),
     )
     return Batch(
         vision=torch.stack([row.vision for row in rows]),
         captions=captions,
-        text=tokenize(captions),
+        text=text,
         identity=identity,
         index=torch.tensor([row.index for row in rows]),
     )
+
+
+def _token_identity(ids: Int[Tensor, " T"]) -> int:
+    return text_identity(" ".join(map(str, ids.tolist())))

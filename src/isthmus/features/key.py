@@ -45,17 +45,19 @@ class StoreKey:
     """All that the numbers in a store depend on, but the pictures."""
 
     encoder: str
+    hidden_layer: int | None
     weights: str
     preprocessing: Mapping[str, Any]
     views: Views
 
     def fields(self) -> dict[str, Any]:
         """Every field by name, as JSON gives it back; what draws the crops counts only where there are any."""
-        flat = {
+        flat: dict[str, Any] = {
+            "dtype": self.views.dtype,
             "encoder": self.encoder,
+            "hidden layer": self.hidden_layer,
             "weights fingerprint": self.weights,
             "preprocessing": dict(self.preprocessing),
-            "dtype": self.views.dtype,
             "number of views": self.views.count,
         }
         if self.views.count > 1:
@@ -65,7 +67,8 @@ class StoreKey:
 
 def store_key(encoder: Encoder, views: Views) -> StoreKey:
     """Make the key of a store for this encoder; hashes all its weights."""
-    return StoreKey(encoder.address, module_fingerprint(encoder), encoder.preprocessing.as_json(), views)
+    weights = module_fingerprint(encoder)
+    return StoreKey(encoder.address, encoder.hidden_layer, weights, encoder.preprocessing.as_json(), views)
 
 
 def refuse_mismatch(stored: Mapping[str, Any], wanted: StoreKey, where: str) -> None:

@@ -1,7 +1,8 @@
 """The projection's start: random at the language model's scale, or by least squares.
 
-Least squares maps query states to the mean embedding of their caption's tokens (ridge), shrunk to half the
-embeddings' spread, so that the first soft prompt already lies where the language model reads (docs/log.md).
+Least squares maps query states to the mean embedding of their caption's tokens (ridge). Its weight is scaled so that
+what it makes of the states, their mean included, spreads half as far as the embeddings do: the first soft prompt
+already lies where the language model reads (docs/log.md).
 """
 
 import torch

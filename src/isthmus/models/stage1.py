@@ -70,7 +70,7 @@ class Stage1(nn.Module):
 
         image = bridge.qformer.encode_image(batch.vision)
         text = bridge.qformer.encode_text(batch.text)
-        contrast = self._contrast(bridge.image_features(image.states), bridge.text_features(text), batch.identity)
+        contrast = self._contrast(image.states, text, batch.identity)
         images, texts = self._negatives(contrast, heads.temperature, batch.index, step)
         return Losses(
             {
@@ -88,14 +88,19 @@ class Stage1(nn.Module):
 
     def count(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
         """The weights that `forward` will return, known before it: rows of ITC and ITM, tokens of ITG."""
-        rows = torch.tensor(float(len(batch)), device=batch.index.device)
+        rows = torch.full((), float(len(batch)), device=batch.index.device)
         drawable = (~self._same(batch.identity).all(dim=1)).sum()
         return {"itc": rows, "itg": batch.text.mask[:, 1:].sum().float(), "itm": rows + 2 * drawable}
 
-    def _contrast(self, image: Float[Tensor, "B Q E"], text: Float[Tensor, "B E"], identity: Identity) -> Contrast:
+    def _contrast(self, queries: Float[Tensor, "B Q D"], cls: Float[Tensor, "B D"], identity: Identity) -> Contrast:
+        """Compare everything with everything, in fp32: bf16's steps are large over a small temperature."""
         exact = self.options.gather == "exact"
-        all_image, all_text = distributed.gather(image, exact=exact), distributed.gather(text, exact=exact)
-        return Contrast(image_to_text(image, all_text), text_to_image(text, all_image), self._same(identity))
+        with torch.autocast(cls.device.type, enabled=False):
+            precise = torch.promote_types(cls.dtype, torch.float32)
+            image = self.bridge.image_features(queries.to(precise))
+            text = self.bridge.text_features(cls.to(precise))
+            all_image, all_text = distributed.gather(image, exact=exact), distributed.gather(text, exact=exact)
+            return Contrast(image_to_text(image, all_text), text_to_image(text, all_image), self._same(identity))
 
     def _same(self, identity: Identity) -> Bool[Tensor, "B N"]:
         everyone = Identity(distributed.gather(identity.image), distributed.gather(identity.caption))

@@ -37,4 +37,4 @@ def itc(
     for similarity in (image_text, text_image):
         logits = similarity.to(precise) / temperature
         loss = loss - (target * logits.log_softmax(dim=1)).sum()
-    return Term(loss / 2, loss.new_tensor(float(same.shape[0])))
+    return Term(loss / 2, loss.new_full((), same.shape[0]))

@@ -116,16 +116,24 @@ def read_bert(name: str, *, revision: str | None = None) -> Bert:
         raise TowerError(f"{name} is of model type {kind!r}; the Q-Former starts from model type 'bert' only")
     if config.get("hidden_act", "gelu") != "gelu":
         raise TowerError(f"{name} uses the activation {config['hidden_act']!r}; the Q-Former computes 'gelu' only")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise TowerError(f"{name} has {config['position_embedding_type']!r} positions; the Q-Former has absolute ones")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise TowerError(f"{folder} holds no .safetensors file; convert the checkpoint to safetensors first")
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
-            tensors |= {key.removeprefix("bert."): value for key, value in load_file(file).items()}
+            tensors |= {_name(key): value for key, value in load_file(file).items()}
         except SafetensorError as problem:
             raise TowerError(f"{file} is no readable safetensors file ({problem}); fetch it again") from problem
     return Bert(config, tensors, folder)
+
+
+def _name(key: str) -> str:
+    """A tensor's name without the `bert.` prefix; the first BERTs call a LayerNorm's weight gamma, its bias beta."""
+    key = key.removeprefix("bert.")
+    return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -207,9 +215,12 @@ def _pairs(layers: int, bert: Bert) -> Iterator[tuple[str, str]]:
 
 
 def _copy_rows(target: Tensor, source: Tensor, *, name: str) -> None:
-    """Copy a tensor; a vocabulary may be longer here (`[DEC]`) or there (padding rows), every other axis not."""
-    rows = min(len(target), len(source))
+    """Copy a tensor; a vocabulary may be longer here (`[DEC]`) or there (padding rows), every other axis not.
+
+    `[DEC]`'s own row, the last, is never one of the source's padding rows.
+    """
     resizable = name.startswith(("embeddings.word_embeddings", "cls.predictions.bias"))
+    rows = len(target) - 1 if resizable and len(source) >= len(target) else len(source)
     if target.shape[1:] != source.shape[1:] or (target.shape != source.shape and not resizable):
         raise CheckpointError(
             f"{name} has shape {tuple(source.shape)}, the Q-Former needs {tuple(target.shape)}; "

@@ -76,9 +76,8 @@ def additive(mask: Bool[Tensor, "..."], dtype: torch.dtype) -> Float[Tensor, "..
 
 def _query_columns(queries: int, text_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B 1 S"]:
     """True on the columns of queries."""
-    columns = torch.zeros(text_mask.shape[0], 1, queries + text_mask.shape[1], dtype=torch.bool)
-    columns[..., :queries] = True
-    return columns.to(text_mask.device)
+    columns = torch.arange(queries + text_mask.shape[1], device=text_mask.device) < queries
+    return columns.expand(text_mask.shape[0], 1, -1)
 
 
 def _present(queries: int, text_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B 1 S"]:

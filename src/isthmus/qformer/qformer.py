@@ -42,7 +42,7 @@ class ImageEncoding:
 
 @dataclass(frozen=True)
 class States:
-    """What `forward` returns; `looks` holds, per cross-attention layer, where each query looks."""
+    """What `forward` returns; `looks` holds, if asked for, where each query looks in each cross-attention layer."""
 
     queries: Float[Tensor, "B Q D"]
     text: Float[Tensor, "B T D"] | None
@@ -69,9 +69,17 @@ class QFormer(nn.Module):
         )
         self.layers = nn.ModuleList(Layer(sizes, dropouts, crosses=c) for c in crosses)
 
-    def forward(self, text: Text | None, mask: Bool[Tensor, "B S S"] | None, patches: Float[Tensor, "B P V"]) -> States:
+    def forward(
+        self,
+        text: Text | None,
+        mask: Bool[Tensor, "B S S"] | None,
+        patches: Float[Tensor, "B P V"],
+        *,
+        look: bool = False,
+    ) -> States:
         """Compute figure 2 of the paper as it is drawn, under any task mask (S = Q + T).
 
+        `look` asks for the cross-attention's weights too: where each query looks.
         Raises `AbsentPartError` when text is given and the bridge has no text half.
         """
         count, states = self.queries.shape[0], self._embed_queries(patches.shape[0])
@@ -87,7 +95,8 @@ class QFormer(nn.Module):
             if layer.cross_attention is not None:
                 keys = split_heads(self.memory.keys[cross](normalised), self.memory.heads)
                 values = split_heads(self.memory.values[cross](normalised), self.memory.heads)
-                looks.append(attention_weights(layer.cross_attention.project(queries), keys).detach())
+                if look:
+                    looks.append(attention_weights(layer.cross_attention.project(queries), keys).detach())
                 queries = layer.cross_attention(queries, keys, values)
             queries = layer.query_feed_forward(queries)
             states = queries if text is None else torch.cat([queries, self._text_feed_forward(layer)(words)], dim=1)

@@ -9,12 +9,14 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from isthmus.build.precision import Compute
 from isthmus.build.run import Training
 from isthmus.errors import ConfigError
+from isthmus.features.files import write_atomically
 
 PLAN = "plan.json"
 STAGE1_SHARE = 0.6  # of the time left after pictures and features, the rest is stage 2's
@@ -54,31 +56,51 @@ def parse_work(budget: str, steps: str | None) -> Work:
 
 
 class StepPlan:
-    """The step counts of one quickstart folder, kept in `plan.json`."""
+    """The step counts of one quickstart folder, kept in `plan.json` with what was asked for."""
 
-    def __init__(self, folder: Path, work: Work, key: dict[str, object]) -> None:
+    def __init__(self, folder: Path, work: Work, asked: dict[str, object]) -> None:
         self._path, self._work = folder / PLAN, work
+        self._asked = {"work": work.describe(), **asked}
         self._begun = time.monotonic()
-        wanted = {"work": work.describe(), **key}
-        stored = json.loads(self._path.read_text()) if self._path.is_file() else {}
-        self._counts: dict[str, int] = stored["steps"] if stored.get("asked") == wanted else {}
-        self._asked = wanted
+        stored = read_plan(folder)
+        self._counts: dict[str, int] = stored["steps"] if stored and stored["asked"] == self._asked else {}
+        self._spent: float = stored["spent"] if self._counts and stored else 0.0
+        if work.steps is not None:
+            self._counts = {"1": work.steps[0], "2": work.steps[1]}
+        self._write()
 
     def known(self, stage: int) -> int | None:
         """The stage's step count, if it is fixed or was written down before."""
-        if self._work.steps is not None:
-            return self._work.steps[stage - 1]
         return self._counts.get(str(stage))
 
-    def decide(self, stage: int, seconds_per_step: float) -> int:
-        """Fix the stage's count by what the budget leaves, and write it down."""
+    def decide(self, stage: int, seconds_per_step: float, *, trained: float) -> int:
+        """Fix the stage's count by what the budget leaves, and write it down.
+
+        `trained` is the time that the stage before took, whichever process it ran in; the time before stage 1 was
+        written down with its count.
+        """
         assert self._work.budget is not None
-        left = self._work.budget * (1 - EVALUATION_SHARE) - (time.monotonic() - self._begun)
+        if stage == 1:
+            self._spent = time.monotonic() - self._begun
+        left = self._work.budget * (1 - EVALUATION_SHARE) - self._spent - trained
         share = left * (STAGE1_SHARE if stage == 1 else 1)
         self._counts[str(stage)] = max(FEWEST_STEPS[stage], int(share / seconds_per_step))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps({"asked": self._asked, "steps": self._counts}, indent=2) + "\n")
+        self._write()
         return self._counts[str(stage)]
+
+    def _write(self) -> None:
+        content = {"asked": self._asked, "steps": self._counts, "spent": round(self._spent, 1)}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path, lambda path: path.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """The plan of a folder, or None where there is none that can be read."""
+    try:
+        plan: dict[str, Any] = json.loads((folder / PLAN).read_text())
+    except (OSError, ValueError):
+        return None
+    return plan if {"asked", "steps", "spent"} <= set(plan) else None
 
 
 def measure_step(training: Training) -> float:
@@ -88,7 +110,7 @@ def measure_step(training: Training) -> float:
     for number in range(_MEASURED_STEPS):
         if number == 1:
             begun = time.monotonic()
-        trainer.step([next(stream).to(trainer.accelerator.device)], number)
+        float(trainer.step([next(stream).to(trainer.accelerator.device)], number))  # waits for the device
     return (time.monotonic() - begun) / (_MEASURED_STEPS - 1)
 
 

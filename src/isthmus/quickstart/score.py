@@ -1,12 +1,14 @@
 """Scores of a quickstart on pictures it never trained on, its report and its picture of retrieval rows."""
 
 import json
+import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from isthmus.build.load import LoadedRun, load_run
 from isthmus.build.workshop import Workshop
+from isthmus.features.files import write_atomically
 from isthmus.quickstart.artists import ARTISTS, credits_line
 from isthmus.quickstart.plan import gemm_rate
 from isthmus.quickstart.run import Quickstart, peak_memory_gib
@@ -22,6 +24,7 @@ _SHEET_ROWS, _NEAREST = 8, 5
 def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
     """Score both bridges on every held-out set, write `report.json` and `retrieval.png`, return the report."""
     folder = run.order.folder
+    begun = time.monotonic()
     retrieved: dict[str, Any] = {}
     for name, metadata in run.order.held_out.items():
         loaded = _load(run, 1, metadata, workshop)
@@ -35,7 +38,7 @@ def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
         "seed": run.order.seed,
         "trained_on": run.order.training_rows,
         "steps": {f"stage {s}": r["config"]["train"]["steps"] for s, r in run.records.items()},
-        "seconds": run.seconds,
+        "seconds": {**run.seconds, "scores": round(time.monotonic() - begun, 1)},
         "seconds_per_step": {f"stage {s}": _step_seconds(folder / f"stage{s}" / "log.jsonl") for s in run.records},
         "precision": workshop.compute.dtype_name,
         "gemm_gflops": round(gemm_rate(workshop.compute)),
@@ -47,16 +50,16 @@ def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
         "language": spoken,
         "artwork": [artist.credit for artist in ARTISTS],
     }
-    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    content = json.dumps(report, indent=2) + "\n"
+    write_atomically(folder / REPORT, lambda path: path.write_text(content))
     return report
 
 
 def _load(run: Quickstart, stage: int, metadata: str, workshop: Workshop) -> LoadedRun:
     """Load a stage's saved bridge, to be scored on one metadata file's pictures."""
-    pictures = run.order.folder / "pictures"
-    overrides = [f"data.evaluation.folder={pictures}", f"data.evaluation.metadata={metadata}"]
+    evaluation = {"folder": str(run.order.folder / "pictures"), "metadata": metadata}
     with StoreProgress() as progress:
-        return load_run(run.bridge(stage), overrides, workshop=workshop, progress=progress)
+        return load_run(run.bridge(stage), {"data.evaluation": evaluation}, workshop=workshop, progress=progress)
 
 
 def _draw_sheet(embedded: Embedded, pictures: Path, metadata: str, path: Path) -> None:
@@ -75,7 +78,8 @@ def _draw_sheet(embedded: Embedded, pictures: Path, metadata: str, path: Path) -
 
 def _step_seconds(log: Path) -> float:
     """The median step of the log's last run, in seconds."""
-    records = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = log.read_text().splitlines()
+    records = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may end in half a line
     last = max(number for number, record in enumerate(records) if "start" in record)
     seconds = [record["seconds_per_step"] for record in records[last:] if "seconds_per_step" in record]
     middle: float = median(seconds)

@@ -18,10 +18,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from isthmus import distributed
 from isthmus.errors import UserError
+from isthmus.fingerprint import text_identity
+from isthmus.randomness import hash64
 from isthmus.records import Batch, Losses, Step, mean_over
 from isthmus.train.meters import Meters
 from isthmus.train.schedule import share_of_peak
 from isthmus.train.tracking import JsonLines, Reporter
+
+_DROPOUT = text_identity("dropout of a micro-batch")
 
 
 class Stage(Protocol):
@@ -77,6 +81,7 @@ class Trainer:
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.meters = Meters()
         self.skipped = torch.zeros((), device=accelerator.device)
+        self._skipped_before = 0
 
     def run(self, batches: Iterable[Batch], hooks: Hooks) -> dict[str, Any]:
         """Take every step of the plan, logging, evaluating and saving on the way; returns the last evaluation."""
@@ -87,7 +92,9 @@ class Trainer:
             norm = self.step(self._micro_batches(stream), number - 1)
             hooks.reporter.advance(number)
             if _due(number, self.plan.log_every, self.plan.steps):
-                self._log(number, hooks, norm, (time.monotonic() - begun) / (number - logged))
+                norm_now = float(norm)  # waits for the device, so that the clock tells the truth
+                self._log(number, hooks, norm_now, (time.monotonic() - begun) / (number - logged))
+                self._stop_if_all_skipped(number - logged, number)
                 begun, logged = time.monotonic(), number
             paused = time.monotonic()
             if _due(number, self.plan.save_every, self.plan.steps):
@@ -95,7 +102,7 @@ class Trainer:
             if _due(number, self.plan.evaluate_every, self.plan.steps):
                 self.stage.eval()
                 figures = hooks.evaluate()
-                hooks.log.write({"step": number, "evaluation": figures})
+                hooks.log.write({"step": number, "evaluation": {k: v for k, v in figures.items() if k != "captions"}})
             begun += time.monotonic() - paused
         return figures
 
@@ -103,6 +110,7 @@ class Trainer:
         """One optimizer step on its micro-batches; returns the gradient's norm before clipping."""
         weights = self._weights(batches)
         for position, batch in enumerate(batches):
+            torch.manual_seed(int(hash64(self.plan.seed, _DROPOUT, number, position, distributed.rank())))
             with self._only_last_reduces(position, len(batches)):
                 losses = self.stage(batch, self._keys(number))
                 total = sum(mean_over(term.sum, weights[name]) for name, term in losses)
@@ -143,16 +151,20 @@ class Trainer:
             return nullcontext()
         return self.accelerator.no_sync(self.stage)
 
-    def _log(self, number: int, hooks: Hooks, norm: Tensor, seconds: float) -> None:
+    def _log(self, number: int, hooks: Hooks, norm: float, seconds: float) -> None:
         means = self.meters.read()
-        record = {"step": number, **means, "gradient_norm": float(norm), "lr": self.schedule.get_last_lr()[0]}
+        record = {"step": number, **means, "gradient_norm": norm, "lr": self.schedule.get_last_lr()[0]}
         hooks.log.write({**record, "skipped": int(self.skipped), "seconds_per_step": seconds})
         figures = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
         hooks.reporter.advance(number, f"{figures}  {seconds:.2f} s/step")
-        if not all(torch.isfinite(torch.tensor(mean)) for mean in means.values()):
+
+    def _stop_if_all_skipped(self, steps: int, number: int) -> None:
+        """End a run that no longer learns: none of the steps since the last line of the log had a finite gradient."""
+        skipped, self._skipped_before = int(self.skipped) - self._skipped_before, int(self.skipped)
+        if skipped == steps:
             raise UserError(
-                f"a loss is not finite at step {number} ({figures}); lower train.lr or look for broken pictures; "
-                "the last saved bridge is untouched"
+                f"the last {steps} steps up to step {number} were skipped, since no gradient was finite; lower "
+                "train.lr or look for broken pictures; the last saved bridge is untouched"
             )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from isthmus.distributed import reduce_sum
@@ -16,10 +17,11 @@ class Meters:
         self._weights: dict[str, Tensor] = {}
 
     def add(self, sums: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-        """Count one step's terms."""
+        """Count one step's terms; one that is not finite counts neither above nor below."""
         for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
-            self._weights[name] = self._weights.get(name, 0) + weights[name]
+            finite = torch.isfinite(value)
+            self._sums[name] = self._sums.get(name, 0) + torch.where(finite, value.detach(), 0)
+            self._weights[name] = self._weights.get(name, 0) + torch.where(finite, weights[name], 0)
 
     def read(self) -> dict[str, float]:
         """The mean of each term since the last reading; starts anew."""

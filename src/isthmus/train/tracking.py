@@ -31,6 +31,12 @@ class JsonLines:
         """Close the file."""
         self._file.close()
 
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class Reporter:
     """Progress with time left: a bar on a terminal, plain lines elsewhere, silence on other ranks than 0."""
@@ -69,12 +75,20 @@ class Reporter:
             if figures is not None:
                 self._bar.update(self._task, figures=figures)
         elif figures is not None:
-            self._console.print(f"{self._title} {done}/{self._total}{self._left(done)}  {figures}", highlight=False)
+            self._plain(f"{self._title} {done}/{self._total}{self._left(done)}  {figures}")
 
     def say(self, line: str) -> None:
         """Print a line above the progress."""
-        if not self._silent:
-            (self._bar.console if self._bar is not None else self._console).print(line, highlight=False, markup=False)
+        if self._silent:
+            return
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            self._plain(line)
+
+    def _plain(self, line: str) -> None:
+        """One line as it is: not wrapped, not coloured, brackets no markup."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self, done: int) -> str:
         if done <= self._start:

@@ -96,6 +96,7 @@ class Encoder(FrozenModule):
 
     width: int
     address: str
+    hidden_layer: int | None = None
     preprocessing: Preprocessing
 
     def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P V"]:

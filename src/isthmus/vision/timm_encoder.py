@@ -8,6 +8,7 @@ from typing import Any, Literal
 import timm
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
 from torch import Tensor, nn
@@ -88,7 +89,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise TowerError(f"weight file {path} does not exist.")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise TowerError(f"weight file {path} is no readable safetensors file ({error}).") from error
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

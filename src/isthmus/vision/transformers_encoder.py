@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
@@ -65,7 +66,7 @@ def _load(name: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
         model, report = AutoModel.from_pretrained(
             name, config=wanted, revision=revision, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise TowerError(
             f"image encoder {name!r} cannot be loaded: give a folder that holds a vision model and its"
             " preprocessor_config.json, or the id of one on a hub that can be reached or is cached."
@@ -93,6 +94,8 @@ def _preprocessing(address: str, processor: dict[str, Any]) -> Preprocessing:
         height, width, share = size["height"], size["width"], 1.0
     else:
         raise TowerError(f"image encoder {address} wants pictures of size {size}, cut to {crop}: not supported.")
+    if absent := [key for key in ("image_mean", "image_std", "resample") if processor.get(key) is None]:
+        raise TowerError(f"image encoder {address} does not say its {absent[0]} in preprocessor_config.json.")
     if height != width:
         raise TowerError(f"image encoder {address} takes pictures of {height} x {width}, which are not square.")
     return Preprocessing(
