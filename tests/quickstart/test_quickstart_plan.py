@@ -9,8 +9,8 @@ ASKED = {"seed": 0, "development": False}
 
 
 def test_a_budget_and_fixed_steps_are_read():
-    assert parse_work("15m", None) == Work(900, None)
-    assert parse_work("1.5h", None) == Work(5400, None)
+    assert parse_work("15m", None) == Work(900.0, None)
+    assert parse_work("1.5h", None) == Work(5400.0, None)
     assert parse_work("15m", "360+240") == Work(None, (360, 240))
 
 
@@ -26,33 +26,33 @@ def test_fixed_steps_are_known_at_once(tmp_path):
 
 
 def test_a_budget_is_shared_by_measured_steps_written_down_and_reused(tmp_path):
-    plan = StepPlan(tmp_path, Work(10_000, None), ASKED)
+    plan = StepPlan(tmp_path, Work(10_000.0, None), ASKED)
     assert plan.known(1) is None
     first = plan.decide(1, 2.0, trained=0.0)
     assert first == pytest.approx(10_000 * 0.85 * 0.6 / 2, abs=2)
     second = plan.decide(2, 1.0, trained=first * 2.0)
     assert second == pytest.approx(10_000 * 0.85 * 0.4, abs=3)
-    again = StepPlan(tmp_path, Work(10_000, None), ASKED)
+    again = StepPlan(tmp_path, Work(10_000.0, None), ASKED)
     assert (again.known(1), again.known(2)) == (first, second)
 
 
 def test_stage_2_is_sized_the_same_in_a_later_process(tmp_path, monkeypatch):
     clock = iter([0.0, 500.0, 90_000.0, 95_000.0])
     monkeypatch.setattr("isthmus.quickstart.plan.time.monotonic", lambda: next(clock))
-    StepPlan(tmp_path, Work(2000, None), ASKED).decide(1, 1.0, trained=0.0)
-    later = StepPlan(tmp_path, Work(2000, None), ASKED)
+    StepPlan(tmp_path, Work(2000.0, None), ASKED).decide(1, 1.0, trained=0.0)
+    later = StepPlan(tmp_path, Work(2000.0, None), ASKED)
     assert later.decide(2, 1.0, trained=720.0) == int(2000 * 0.85 - 500 - 720)
 
 
 def test_another_order_plans_anew(tmp_path):
-    StepPlan(tmp_path, Work(10_000, None), ASKED).decide(1, 2.0, trained=0.0)
-    assert StepPlan(tmp_path, Work(9_000, None), ASKED).known(1) is None
-    StepPlan(tmp_path, Work(10_000, None), ASKED).decide(1, 2.0, trained=0.0)
-    assert StepPlan(tmp_path, Work(10_000, None), {**ASKED, "seed": 1}).known(1) is None
+    StepPlan(tmp_path, Work(10_000.0, None), ASKED).decide(1, 2.0, trained=0.0)
+    assert StepPlan(tmp_path, Work(9_000.0, None), ASKED).known(1) is None
+    StepPlan(tmp_path, Work(10_000.0, None), ASKED).decide(1, 2.0, trained=0.0)
+    assert StepPlan(tmp_path, Work(10_000.0, None), {**ASKED, "seed": 1}).known(1) is None
 
 
 def test_a_small_budget_still_trains_a_little(tmp_path):
-    plan = StepPlan(tmp_path, Work(1, None), ASKED)
+    plan = StepPlan(tmp_path, Work(1.0, None), ASKED)
     assert plan.decide(1, 5.0, trained=0.0) == FEWEST_STEPS[1]
     assert plan.decide(2, 5.0, trained=300.0) == FEWEST_STEPS[2]
 

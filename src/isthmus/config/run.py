@@ -124,7 +124,9 @@ def put(content: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         *parents, last = key.split(".")
         place = content
         for parent in parents:
-            if not isinstance(place.setdefault(parent, {}), dict):
+            if place.get(parent) is None:
+                place[parent] = {}
+            if not isinstance(place[parent], dict):
                 raise ConfigError(f"the key {key!r} goes below `{parent}`, which is no section")
             place = place[parent]
         place[last] = value
