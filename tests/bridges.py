@@ -1,0 +1,65 @@
+"""A tiny bridge in fp64 with every parameter redrawn, and batches for it."""
+
+import torch
+
+from isthmus.models.bridge import Bridge
+from isthmus.qformer.layer import Dropouts
+from isthmus.records import Batch, BridgeSizes, Identity, Text
+
+SIZES = {
+    "vision_width": 6,
+    "width": 8,
+    "layers": 3,
+    "heads": 2,
+    "feed_forward_width": 12,
+    "queries": 2,
+    "vocabulary": 19,
+    "positions": 16,
+    "shared_width": 5,
+}
+CLS, SEP, DEC = 2, 3, 18
+
+
+def redraw(module, seed=0):
+    """Draw every parameter anew, LayerNorms and biases included: zeros and ones hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+
+
+def tiny_bridge(dropout=0.0, **sizes):
+    bridge = Bridge(BridgeSizes(**{**SIZES, **sizes}), Dropouts(dropout, dropout, dropout)).double()
+    redraw(bridge)
+    if bridge.heads is not None:
+        bridge.heads.temperature.data.fill_(0.2)
+    return bridge
+
+
+def tiny_batch(lengths=(5, 3, 4, 6), *, images=None, captions=None, seed=1, patches=4):
+    """Rows of patches and text [CLS] ... [SEP]; `images` and `captions` say which rows are the same thing."""
+    rows, width, generator = len(lengths), max(lengths), torch.Generator().manual_seed(seed)
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(4, DEC, (rows, width), generator=generator) * mask
+    ids[:, 0] = CLS
+    ids[torch.arange(rows), torch.tensor(lengths) - 1] = SEP
+    images, captions = images or range(rows), captions or range(rows)
+    return Batch(
+        vision=torch.randn(rows, patches, SIZES["vision_width"], generator=generator, dtype=torch.float64),
+        captions=tuple(f"caption {number}" for number in captions),
+        text=Text(ids, mask),
+        identity=Identity(torch.tensor(list(images)), torch.tensor(list(captions))),
+        index=torch.arange(rows) + 10,
+    )
+
+
+def rows_of(batch, rows):
+    """Some rows of a batch, their text cut to the longest of them, as another rank would hold them."""
+    width = int(batch.text.mask[rows].sum(1).max())
+    return Batch(
+        vision=batch.vision[rows],
+        captions=batch.captions[rows],
+        text=Text(batch.text.ids[rows, :width], batch.text.mask[rows, :width]),
+        identity=Identity(batch.identity.image[rows], batch.identity.caption[rows]),
+        index=batch.index[rows],
+    )

@@ -1,0 +1,67 @@
+"""Addresses: where they lead, and what is said of each wrong form."""
+
+import pytest
+import torch
+
+from isthmus.build.precision import Compute
+from isthmus.build.towers import Place, build_encoder, resolve
+from isthmus.config.model import EncoderConfig
+from isthmus.errors import ConfigError, TowerError
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+
+
+def test_where_addresses_lead(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("hub:org/name") == Place(None, "org/name", None)
+    assert resolve("hub:org/name@abc") == Place(None, "org/name", "abc")
+    assert resolve("hub:org/name@abc").name == "org/name"
+    assert resolve(f"folder:{tmp_path}") == Place(tmp_path)
+    assert resolve(f"file:{tmp_path}/model.gguf").name == f"{tmp_path}/model.gguf"
+    assert resolve("file:~/model.gguf") == Place(tmp_path / "model.gguf")
+    assert resolve("package:isthmus/quickstart/stage1.yaml").path.is_file()
+    assert resolve("package:isthmus/quickstart").path.is_dir()
+
+
+@pytest.mark.parametrize("address", ["", "name", "hub:", ":name", "/a/path", "https://host/x", "Folder:x", "folder:"])
+def test_what_is_no_address_is_refused_with_the_known_forms(address):
+    with pytest.raises(ConfigError, match="write hub:NAME@REVISION, folder:PATH, file:PATH or package:MODULE/PATH"):
+        resolve(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("folder:{}/nothing", "there is no such folder at"),
+        ("folder:{}/file", "there is no such folder at"),
+        ("file:{}/nothing", "there is no such file at"),
+        ("file:{}", "there is no such file at"),
+        ("package:isthmus/nothing.bin", "there is no such file at"),
+        ("package:no_such_package_here/model", "the package no_such_package_here is not installed"),
+        ("package:no.such.package/model", r"the package no.such.package is not installed"),
+        ("package:/model", "the package  is not installed"),
+        ("package:isthmus.errors/model", r"the package isthmus.errors is not installed"),
+    ],
+)
+def test_an_address_where_nothing_is_says_so(tmp_path, address, message):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TowerError, match=message):
+        resolve(address.format(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"kind": "timm"}, "`encoder.name` is missing"),
+        ({"kind": "transformers", "name": "clip"}, "`encoder.weights` is missing"),
+    ],
+)
+def test_an_encoder_that_lacks_something_is_refused_by_key(config, message):
+    with pytest.raises(ConfigError, match=message):
+        build_encoder(EncoderConfig(**config), CPU)
+
+
+def test_a_folder_of_weights_for_timm_holds_one_file(tmp_path):
+    with pytest.raises(TowerError, match=r"holds 0 .safetensors files where one is needed"):
+        build_encoder(EncoderConfig(kind="timm", name="test_vit", weights=f"folder:{tmp_path}"), CPU)

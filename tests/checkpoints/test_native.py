@@ -1,0 +1,184 @@
+"""isthmus's own model folder: whole or not at all, checked byte by byte, never unpickled."""
+
+import json
+import pickle
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from bridges import tiny_bridge
+from isthmus.build.bridge import load_bridge
+from isthmus.checkpoints import native
+from isthmus.checkpoints.native import read_bridge, write_bridge
+from isthmus.errors import CheckpointError
+from isthmus.fingerprint import file_sha256, tensors_fingerprint
+from isthmus.records import BridgeFile
+
+
+def bridge_file(stage=1, **sizes):
+    bridge = tiny_bridge(**sizes).float()
+    return BridgeFile(
+        bridge.sizes, dict(bridge.state_dict()), {"stage": stage, "towers": {"encoder": {"address": "x"}}}
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_bridge(bridge_file(), tmp_path / "bridge")
+    return tmp_path / "bridge"
+
+
+def seal(folder):
+    """Write the marker anew, as if the files had been saved like this."""
+    sums = {name: file_sha256(folder / name) for name in ("config.json", "model.safetensors")}
+    (folder / "complete").write_text(json.dumps(sums))
+
+
+def test_a_round_trip_is_bit_equal(folder):
+    file, found = bridge_file(), read_bridge(folder)
+    assert tensors_fingerprint(found.tensors) == tensors_fingerprint(file.tensors)
+    assert (found.sizes, found.provenance) == (file.sizes, file.provenance)
+    assert tensors_fingerprint(load_bridge(found).state_dict()) == tensors_fingerprint(file.tensors)
+    assert sorted(path.name for path in folder.iterdir()) == ["complete", "config.json", "model.safetensors"]
+
+
+def test_bf16_comes_back_as_bf16(tmp_path):
+    file = bridge_file()
+    half = BridgeFile(file.sizes, {name: t.bfloat16() for name, t in file.tensors.items()}, file.provenance)
+    write_bridge(half, tmp_path / "bridge")
+    assert tensors_fingerprint(read_bridge(tmp_path / "bridge").tensors) == tensors_fingerprint(half.tensors)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.999])
+def test_a_damaged_byte_is_refused_by_the_files_name(folder, name, place):
+    content = bytearray((folder / name).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged"):
+        read_bridge(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}"])
+def test_a_damaged_marker_is_refused(folder, content):
+    (folder / "complete").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is damaged"):
+        read_bridge(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "complete"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"it lacks {name}"):
+        read_bridge(folder)
+
+
+def test_what_is_no_folder_is_refused(folder, tmp_path):
+    for place in (tmp_path / "nowhere", folder / "config.json"):
+        with pytest.raises(CheckpointError, match=r"there is no folder .* give the folder of a training run"):
+            read_bridge(place)
+
+
+@pytest.mark.parametrize("version", [0, 2, None])
+def test_another_format_is_refused_by_its_version(folder, version):
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "format_version": version}))
+    seal(folder)
+    with pytest.raises(CheckpointError, match=f"has format version {version}, this isthmus reads 1"):
+        read_bridge(folder)
+
+
+def test_sizes_of_another_isthmus_are_refused_by_name(folder):
+    content = json.loads((folder / "config.json").read_text())
+    content["sizes"] = {**asdict(bridge_file().sizes), "gates": 2}
+    (folder / "config.json").write_text(json.dumps(content))
+    seal(folder)
+    with pytest.raises(CheckpointError, match="other sizes than this isthmus knows: gates"):
+        read_bridge(folder)
+
+
+def test_a_pickle_is_never_read(folder):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was read",))
+
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Trap()))
+    seal(folder)
+    with pytest.raises(CheckpointError, match=r"model.safetensors is no readable safetensors file"):
+        read_bridge(folder)
+    torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"it lacks model.safetensors"):
+        read_bridge(folder)
+
+
+def test_a_folder_that_is_no_model_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_text("mine")
+    (tmp_path / "note").write_text("mine")
+    for place in (tmp_path / "photos", tmp_path / "note"):
+        with pytest.raises(CheckpointError, match="exists and is no model folder"):
+            write_bridge(bridge_file(), place)
+    assert (tmp_path / "photos" / "1.jpg").read_text() == (tmp_path / "note").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_empty_folder_and_an_older_bridge_are_replaced(tmp_path):
+    (tmp_path / "bridge").mkdir()
+    for stage in (1, 2):
+        write_bridge(bridge_file(stage), tmp_path / "bridge")
+        assert read_bridge(tmp_path / "bridge").provenance["stage"] == stage
+    assert [path.name for path in tmp_path.iterdir()] == ["bridge"]
+
+
+def refuse(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_failure_while_writing_leaves_the_old_bridge_and_nothing_else(folder, monkeypatch):
+    def save_tokenizer(_):
+        raise RuntimeError("the tokenizer cannot be saved")
+
+    with pytest.raises(RuntimeError, match="the tokenizer"):
+        write_bridge(bridge_file(2), folder, save_tokenizer=save_tokenizer)
+    monkeypatch.setattr(native, "save_file", refuse)
+    with pytest.raises(CheckpointError, match=r"could not be written .*No space left"):
+        write_bridge(bridge_file(2), folder)
+    assert read_bridge(folder).provenance["stage"] == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["bridge"]
+
+
+def test_a_failure_while_replacing_puts_the_old_bridge_back(folder, monkeypatch):
+    rename, path_type = type(folder).rename, type(folder)
+
+    def fail_on_the_last(path, target):
+        if target == folder and not path.name.endswith("-old"):
+            refuse()
+        return rename(path, target)
+
+    monkeypatch.setattr(path_type, "rename", fail_on_the_last)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        write_bridge(bridge_file(2), folder)
+    assert read_bridge(folder).provenance["stage"] == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["bridge"]
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"cannot be written .* choose another place"):
+        write_bridge(bridge_file(), tmp_path / "file" / "bridge")
+
+
+def test_the_tokenizer_is_saved_beside_the_weights(tmp_path):
+    write_bridge(bridge_file(), tmp_path / "bridge", save_tokenizer=lambda place: (place / "vocab.txt").write_text("a"))
+    assert (tmp_path / "bridge" / "vocab.txt").read_text() == "a"
+
+
+def test_tensors_that_do_not_fit_their_sizes_are_refused_by_name():
+    file = bridge_file()
+    fewer = {name: tensor for name, tensor in file.tensors.items() if name != "heads.match.bias"}
+    other = {**file.tensors, "heads.match.bias": torch.zeros(3)}
+    for tensors, message in ((fewer, "heads.match.bias"), (other, r"heads.match.bias \(3,\)")):
+        with pytest.raises(CheckpointError, match=message):
+            load_bridge(BridgeFile(file.sizes, tensors, {}))

@@ -1,0 +1,181 @@
+"""The one file that a user writes: what is refused, in which words, and what an override may say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from isthmus.config.run import check, load_config, parse_overrides, put
+from isthmus.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPES = sorted([*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "src" / "isthmus" / "quickstart").rglob("*.yaml")])
+STAGE1 = {
+    "stage": 1,
+    "output": "runs/a",
+    "data": {"train": {"folder": "pictures"}},
+    "encoder": {"kind": "timm", "name": "vit"},
+    "bridge": {"bert": "folder:bert"},
+    "train": {"steps": 10, "batch_size": 4},
+}
+STAGE2 = {
+    **{key: value for key, value in STAGE1.items() if key != "bridge"},
+    "stage": 2,
+    "stage1": "runs/a",
+    "llm": {"weights": "folder:llama"},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        path = tmp_path / "run.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def test_defaults_are_filled_in(write):
+    config = load_config(write(STAGE1))
+    assert (config.precision, config.device, config.seed) == ("auto", "auto", 0)
+    assert (config.train.beta2, config.train.weight_decay, config.train.accumulation) == (0.98, 0.05, 1)
+    assert config.objectives.gather == "exact" and config.features.folder is None
+    assert load_config(write(STAGE2)).llm.prompt.end == "\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stps=3", "unknown key `train.stps`"),
+        ("colour=red", "unknown key `colour`"),
+        ("train.steps=many", "`train.steps` is 'many': input should be a valid integer"),
+        ("train.steps=1.5", "`train.steps` is 1.5: "),
+        ("train.steps=0", "`train.steps` is 0: "),
+        ("train.lr=fast", "`train.lr` is 'fast': input should be a valid number"),
+        ("features.flip=1", "`features.flip` is 1: input should be a valid boolean"),
+        ("encoder.kind=open_clip", "`encoder.kind` is 'open_clip': input should be 'timm' or 'transformers'"),
+        ("stage=3", "`stage` is 3: input should be 1 or 2"),
+        ("data.train=pictures", "`data.train` is 'pictures': "),
+        ("bridge.bert=null", "stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`"),
+        ("bridge.scratch.tokenizer=folder:x", "stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`"),
+        ("stage1=runs/a", "`stage1` is a key of stage 2; leave it out of stage 1"),
+        ("llm.weights=folder:x", "`llm` is a key of stage 2; leave it out of stage 1"),
+        ("train.accumulation=2", "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch"),
+    ],
+)
+def test_stage_1_refuses_by_key(write, override, message):
+    path = write(STAGE1)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [override])
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["stage", "output", "data", "encoder", "train"])
+def test_a_missing_key_is_named(missing):
+    content = {key: value for key, value in STAGE1.items() if key != missing}
+    with pytest.raises(ConfigError, match=f"here: the key `{missing}` is missing; give it a value"):
+        check(content, "here")
+
+
+def test_a_missing_key_in_a_section_is_named():
+    with pytest.raises(ConfigError, match=r"the key `data.train.folder` is missing"):
+        check({**STAGE1, "data": {"train": {}}}, "here")
+
+
+@pytest.mark.parametrize("missing", ["llm", "stage1"])
+def test_stage_2_needs_a_language_model_and_a_stage_1_run(missing):
+    with pytest.raises(ConfigError, match=f"stage 2 needs `{missing}`"):
+        check({**STAGE2, missing: None}, "here")
+
+
+def test_stage_2_accumulates():
+    assert check({**STAGE2, "train": {**STAGE2["train"], "accumulation": 4}}, "here").train.accumulation == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "value"),
+    [
+        ("train.lr=1e-4", ("train", "lr"), 1e-4),
+        ("train.lr=2.5E-05", ("train", "lr"), 2.5e-5),
+        ("train.lr=1", ("train", "lr"), 1.0),
+        ("train.steps=300", ("train", "steps"), 300),
+        ("features.folder=null", ("features", "folder"), None),
+        ("features.folder=a=b", ("features", "folder"), "a=b"),
+        ("features.flip=false", ("features", "flip"), False),
+        ("data.evaluation.folder=held out", ("data", "evaluation", "folder"), "held out"),
+        ("bridge.dropout={hidden: 0.3}", ("bridge", "dropout", "hidden"), 0.3),
+    ],
+)
+def test_overrides(write, override, section, value):
+    found = load_config(write(STAGE1), ["features.folder=before", override])
+    for key in section:
+        found = getattr(found, key)
+    assert found == value and type(found) is type(value)
+
+
+def test_exponents_in_the_file_are_numbers(write):
+    text = yaml.safe_dump(STAGE1).replace("steps: 10", "steps: 10\n  lr: 3e-4\n  weight_decay: 5e-2")
+    config = load_config(write(text))
+    assert (config.train.lr, config.train.weight_decay) == (3e-4, 5e-2)
+
+
+def test_a_later_override_wins_and_the_mapping_given_stays_as_it_is():
+    content = {"train": {"steps": 1}}
+    assert put(content, parse_overrides(["train.steps=2", "train.steps=3"])) == {"train": {"steps": 3}}
+    assert content == {"train": {"steps": 1}}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps", "is not of the form key.sub=value"),
+        ("=3", "is not of the form key.sub=value"),
+        ("train.steps=[1", "the value in the override 'train.steps=\\[1' is no valid YAML"),
+        ("output.name=a", "goes below `output`, which is no section"),
+    ],
+)
+def test_an_override_of_another_form_is_refused(write, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(STAGE1), [override])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("stage: [1", "is no valid YAML in line"),
+        ("- 1\n- 2\n", "holds no mapping of keys to values"),
+        ("", "holds no mapping of keys to values"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(write, content, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(content))
+
+
+def test_what_is_no_text_or_no_file_is_refused(tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(ConfigError, match=r"picture.png is no text in UTF-8"):
+        load_config(tmp_path / "picture.png")
+    for path in (tmp_path, tmp_path / "nothing.yaml"):
+        with pytest.raises(ConfigError, match="no configuration file at"):
+            load_config(path)
+
+
+def test_there_are_recipes():
+    assert {"stage1.yaml", "stage2.yaml"} <= {path.name for path in RECIPES}
+    assert any(path.is_relative_to(ROOT / "recipes") for path in RECIPES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_recipe_is_valid(path):
+    assert load_config(path).output
+
+
+def test_config_loads_no_torch():
+    code = "import sys, isthmus.config.run; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,249 @@
+"""Whole runs through the command line: both stages, their evaluation, pixels, bf16, and wrong inputs."""
+
+import json
+import shutil
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState
+from PIL import Image, ImageColor
+
+from fakes import tiny_bert_folder, tiny_clip_folder, tiny_llama_folder
+from isthmus.checkpoints.native import read_bridge
+from isthmus.cli.app import main
+
+pytestmark = pytest.mark.e2e
+COLOURS, THINGS = ("red", "blue", "green", "yellow"), ("cat", "dog", "fish", "bird", "horse", "cow")
+STEPS = 6
+
+
+def pictures(folder):
+    """24 pictures, one colour above, one shape's width below, with one caption each."""
+    folder.mkdir()
+    lines = []
+    for number, (colour, (place, thing)) in enumerate(product(COLOURS, enumerate(THINGS))):
+        picture = Image.new("RGB", (40, 36), ImageColor.getrgb(colour))
+        picture.paste((0, 0, 0), (0, 18, 5 + 6 * place, 36))
+        picture.save(folder / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": f"a {colour} {thing}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def isthmus_process(*arguments):
+    command = [sys.executable, "-m", "isthmus", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def isthmus(*arguments):
+    """The command line in this process; the exit code."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["isthmus", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            main()
+    return done.value.code
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Towers, pictures and two recipes; stage 1 trained in a process of its own, stage 2 in this one."""
+    place = tmp_path_factory.mktemp("world")
+    pictures(place / "pictures")
+    source = {"folder": str(place / "pictures")}
+    common = {
+        "data": {"train": source, "evaluation": source},
+        "features": {"folder": str(place / "features"), "views": 2},
+        "encoder": {"kind": "transformers", "weights": f"folder:{tiny_clip_folder(place / 'clip')}"},
+        "train": {"steps": STEPS, "batch_size": 6, "log_every": 2, "evaluate_every": 3, "lr": 1e-3},
+    }
+    stage1 = {
+        **common,
+        "stage": 1,
+        "output": str(place / "one"),
+        "bridge": {"bert": f"folder:{tiny_bert_folder(place / 'bert')}", "queries": 4, "shared_width": 8},
+    }
+    stage2 = {
+        **common,
+        "stage": 2,
+        "output": str(place / "two"),
+        "stage1": str(place / "one"),
+        "bridge": {"projection": "least_squares"},
+        "llm": {
+            "weights": f"folder:{tiny_llama_folder(place / 'llama')}",
+            "prompt": {"before": "A picture of:", "examples": 2},
+        },
+    }
+    (place / "one.yaml").write_text(yaml.safe_dump(stage1))
+    (place / "two.yaml").write_text(yaml.safe_dump(stage2))
+    done = isthmus_process("train", str(place / "one.yaml"))
+    assert done.returncode == 0, done.stderr
+    (place / "stderr").write_text(done.stderr)
+    assert isthmus("train", place / "two.yaml") == 0
+    return place
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("run", "towers"), [("one", ["encoder"]), ("two", ["encoder", "llm"])])
+def test_a_run_leaves_a_bridge_a_record_and_a_log(world, run, towers):
+    folder = world / run
+    file, record, log = read_bridge(folder / "bridge"), json.loads((folder / "run.json").read_text()), log_of(folder)
+    assert file.provenance["stage"] == record["stage"] == {"one": 1, "two": 2}[run]
+    assert file.provenance["step"] == STEPS
+    assert sorted(file.provenance["towers"]) == sorted(record["towers_unchanged"]) == towers
+    assert all(value is True for value in record["towers_unchanged"].values())
+    assert (folder / "bridge" / "tokenizer.json").is_file()
+    terms = {"one": ["itc", "itg", "itm"], "two": ["lm"]}[run]
+    losses = [line for line in log if terms[0] in line]
+    assert [line["step"] for line in losses] == [2, 4, 6]
+    assert all(isinstance(line[term], float) for line in losses for term in terms)
+    assert losses[-1][terms[0]] < losses[0][terms[0]]
+    assert [line["step"] for line in log if "evaluation" in line] == [3, 6]
+    logged = [line["evaluation"] for line in log if "evaluation" in line][-1]
+    assert logged == {name: value for name, value in record["figures"].items() if name != "captions"}
+
+
+def test_what_stage_1_and_stage_2_are_scored_by(world):
+    one, two = (json.loads((world / run / "run.json").read_text())["figures"] for run in ("one", "two"))
+    assert one["candidates"] == 24 and set(one["text_to_image"]) == {"R@1", "R@5", "R@10"}
+    assert two["loss"]["gap"] == pytest.approx(two["loss"]["shuffled"] - two["loss"]["right"])
+    assert two["pictures"] == len(two["captions"]) == 24
+    assert sorted(true for _, true in two["captions"]) == sorted(f"a {c} {t}" for c, t in product(COLOURS, THINGS))
+
+
+def test_progress_is_plain_lines_with_the_time_left(world):
+    lines = (world / "stderr").read_text().splitlines()
+    assert sum("min left" in line and line.startswith("stage 1 ") for line in lines) == STEPS / 2
+    assert any(line.startswith("features 24/24") for line in lines)
+
+
+@pytest.mark.parametrize("run", ["one", "two"])
+def test_evaluating_a_run_gives_what_training_found(world, run):
+    assert isthmus("evaluate", world / run) == 0
+    found = json.loads((world / run / "evaluation.json").read_text())
+    assert found == json.loads((world / run / "run.json").read_text())["figures"]
+
+
+def test_a_language_model_that_moved_is_named_and_known_by_its_fingerprint(world):
+    shutil.copytree(world / "llama", world / "moved", dirs_exist_ok=True)
+    assert isthmus("evaluate", world / "two", f"llm.weights=folder:{world / 'moved'}") == 0
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_from_pixels(world, stage):
+    output = world / f"{stage}-pixels"
+    options = ["features.folder=null", "train.steps=2", "train.evaluate_every=null", f"output={output}"]
+    assert isthmus("train", world / f"{stage}.yaml", *options) == 0
+    assert read_bridge(output / "bridge").provenance["step"] == 2
+    assert all(json.loads((output / "run.json").read_text())["towers_unchanged"].values())
+    assert isthmus("evaluate", output) == 0
+    again = json.loads((output / "evaluation.json").read_text())
+    assert again == json.loads((output / "run.json").read_text())["figures"]
+
+
+def test_in_bf16_both_stages_train_and_are_scored(world):
+    options = ["precision=bf16", "train.steps=2", f"features.folder={world / 'features-bf16'}"]
+    assert isthmus("train", world / "one.yaml", *options, f"output={world / 'one-bf16'}") == 0
+    options += [f"stage1={world / 'one-bf16'}", f"output={world / 'two-bf16'}"]
+    assert isthmus("train", world / "two.yaml", *options) == 0
+    assert isthmus("evaluate", world / "two-bf16") == 0
+    assert read_bridge(world / "two-bf16" / "bridge").provenance["precision"] == "bfloat16"
+
+
+def with_lines(world, name, *lines):
+    """A copy of the pictures' folder whose metadata are these lines."""
+    folder = world / name
+    if not folder.is_dir():
+        shutil.copytree(world / "pictures", folder)
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    return f"data.train.folder={folder}"
+
+
+def empty_folder(world):
+    (world / "empty").mkdir(exist_ok=True)
+    return f"data.train.folder={world / 'empty'}"
+
+
+def other_encoder(world):
+    return f"encoder.weights=folder:{tiny_clip_folder(world / 'other-clip', seed=1)}"
+
+
+def a_file(world):
+    (world / "file").write_text("")
+    return f"output={world / 'file' / 'run'}"
+
+
+WRONG = {
+    "empty folder": ("one", empty_folder, "the folder is empty"),
+    "no folder": ("one", lambda _: "data.train.folder=/nowhere", "there is no such folder"),
+    "missing file": (
+        "one",
+        lambda w: with_lines(w, "missing-file", {"file_name": "gone.png", "text": "a cat"}),
+        "metadata.jsonl, line 1: there is no file",
+    ),
+    "caption missing": (
+        "one",
+        lambda w: with_lines(w, "no-caption", {"file_name": "0.png", "text": "a"}, {"file_name": "1.png"}),
+        'metadata.jsonl, line 2: the key "text" is missing',
+    ),
+    "empty caption": (
+        "one",
+        lambda w: with_lines(w, "empty-caption", {"file_name": "0.png", "text": " "}),
+        "metadata.jsonl, line 1: a caption is empty",
+    ),
+    "too few pictures": (
+        "one",
+        lambda w: with_lines(w, "few", {"file_name": "0.png", "text": "a cat"}),
+        "fewer than one global batch of 6",
+    ),
+    "unknown encoder folder": ("one", lambda _: "encoder.weights=folder:/nowhere", "there is no such folder"),
+    "unknown encoder on the hub": ("one", lambda _: "encoder.weights=hub:no/such", "'no/such' cannot be loaded"),
+    "encoder that is no encoder": ("one", lambda w: f"encoder.weights=folder:{w / 'bert'}", "cannot be loaded"),
+    "unknown language model": ("two", lambda _: "llm.weights=hub:no/such", "'no/such' cannot be loaded"),
+    "unknown key": ("one", lambda _: "train.stps=3", "unknown key `train.stps`"),
+    "wrong type": ("one", lambda _: "train.steps=many", "`train.steps` is 'many'"),
+    "stage 2 from stage 2": ("two", lambda w: f"stage1={w / 'two'}", "is the bridge of stage 2"),
+    "stage 2 from no run": ("two", lambda w: f"stage1={w / 'pictures'}", "is no model folder"),
+    "a store of another encoder": ("one", other_encoder, "the stored encoder is"),
+    "stage 2 after another encoder": ("two", other_encoder, "is not the one this bridge was trained with"),
+    "an earlier run": ("one", lambda w: f"output={w / 'one'}", "holds the bridge of an earlier run"),
+    "a batch of one": ("one", lambda _: "train.batch_size=1", "`train.batch_size` to 2 or more"),
+    "an output that is no folder": ("one", a_file, "cannot be written"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_input_is_one_line_and_exit_code_2(world, capfd, case):
+    recipe, override, message = WRONG[case]
+    arguments = ["train", world / f"{recipe}.yaml", f"output={world / 'never'}", override(world)]
+    capfd.readouterr()
+    code = isthmus(*arguments)
+    out, err = capfd.readouterr()
+    assert code == 2
+    assert message in err and err.startswith("isthmus: ") and err.count("\n") == 1, err
+    assert out == "" and not (world / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda w: [w / "pictures"], "is no model folder"),
+        (lambda w: [w / "one", f"encoder.weights=folder:{tiny_clip_folder(w / 'swapped', seed=2)}"], "is not the one"),
+        (lambda w: [w / "two", f"llm.weights=folder:{tiny_llama_folder(w / 'other', seed=1)}"], "is not the one"),
+        (lambda w: [w / "one", "data.evaluation=null"], "trained without held-out pictures"),
+    ],
+    ids=["no run", "another encoder", "another language model", "nothing held out"],
+)
+def test_a_wrong_evaluation_is_one_line_and_exit_code_2(world, capfd, arguments, message):
+    given = arguments(world)
+    capfd.readouterr()
+    code = isthmus("evaluate", *given)
+    out, err = capfd.readouterr()
+    assert (code, out) == (2, "")
+    assert message in err and err.startswith("isthmus: ") and err.count("\n") == 1, err

@@ -1,0 +1,94 @@
+"""Stage 2 with a tiny random Llama: only the bridge learns, both towers stay what they are."""
+
+import pytest
+import torch
+from torch import nn
+
+from bridges import DEC, tiny_batch, tiny_bridge
+from fakes import tiny_clip_folder, tiny_llama_folder
+from isthmus.fingerprint import module_fingerprint
+from isthmus.language.decoder_only import DecoderOnlyLLM
+from isthmus.language.load import load_causal_lm
+from isthmus.language.prompts import Prompt
+from isthmus.models.stage1 import Stage1
+from isthmus.models.stage2 import Stage2
+from isthmus.records import Step
+from isthmus.vision.transformers_encoder import TransformersEncoder
+
+STEP = Step(0, 0, 0.5)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("towers")
+    return tiny_llama_folder(place / "llama"), tiny_clip_folder(place / "clip")
+
+
+@pytest.fixture
+def llm(folders):
+    model, tokenizer = load_causal_lm(folders[0], dtype=torch.float64, attn_implementation="eager")
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    return DecoderOnlyLLM(model, tokenizer, Prompt(before="see:"), address="folder:llama")
+
+
+@pytest.fixture
+def encoder(folders):
+    return TransformersEncoder(folders[1], address="folder:clip").double()
+
+
+def stage2(llm):
+    return Stage2(tiny_bridge(text=False, shared_width=None, language_width=llm.width), llm)
+
+
+def patches_batch(encoder, stage):
+    """A batch whose patches the encoder made; the bridge's own patch width is 6 of its 16."""
+    batch = tiny_batch()
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return type(batch)(encoder(pixels)[..., :6], batch.captions, batch.text, batch.identity, batch.index)
+
+
+def test_only_the_bridge_gets_gradients(llm, encoder):
+    stage = stage2(llm)
+    stage(patches_batch(encoder, stage), STEP)["lm"].mean().backward()
+    trained = {name for name, parameter in stage.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in stage.named_parameters() if name.startswith("bridge.")}
+    assert all(p.grad is None and not p.requires_grad for tower in (llm, encoder) for p in tower.parameters())
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_towers_are_unchanged_after_optimizer_steps_over_everything(llm, encoder, number):
+    stage = Stage1(tiny_bridge(), dec=DEC) if number == 1 else stage2(llm)
+    towers = nn.ModuleDict({"llm": llm, "encoder": encoder})
+    whole = nn.ModuleDict({"stage": stage, "towers": towers}).train()
+    before, bridge = module_fingerprint(towers), module_fingerprint(stage.bridge)
+    optimizer = torch.optim.AdamW(whole.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        sum(term.mean() for _, term in stage(patches_batch(encoder, stage), STEP)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert module_fingerprint(towers) == before
+    assert module_fingerprint(stage.bridge) != bridge
+
+
+def test_dropout_of_the_towers_is_off_in_training(llm, encoder):
+    stage = stage2(llm)
+    nn.ModuleDict({"stage": stage, "encoder": encoder}).train()
+    assert stage.bridge.training
+    assert not any(module.training for tower in (llm, encoder) for module in tower.modules())
+    first, second = (stage(patches_batch(encoder, stage), STEP)["lm"].sum for _ in range(2))
+    assert torch.equal(first, second)
+    noisy = Stage2(tiny_bridge(dropout=0.5, text=False, shared_width=None, language_width=llm.width), llm).train()
+    batch = tiny_batch()
+    torch.manual_seed(0)
+    assert not torch.equal(noisy(batch, STEP)["lm"].sum, noisy(batch, STEP)["lm"].sum)
+
+
+def test_the_loss_is_the_language_models_own_on_the_captions(llm):
+    stage, batch = stage2(llm), tiny_batch()
+    term = stage(batch, STEP)["lm"]
+    prompts = stage.bridge.soft_prompt(batch.vision)
+    rows = [llm.loss(prompts[i : i + 1], llm.tokenize([caption])) for i, caption in enumerate(batch.captions)]
+    assert term.sum.item() == pytest.approx(sum(row.sum for row in rows).item(), rel=1e-5)
+    assert stage.count(batch)["lm"] == term.weight == sum(row.weight for row in rows)

@@ -1,0 +1,203 @@
+"""The loop on tiny stages whose loss is a weighted quadratic: weights, skipped steps, lines, epochs, order of hooks."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from bridges import DEC, rows_of, tiny_batch, tiny_bridge
+from isthmus.data.sampler import CounterSampler
+from isthmus.errors import UserError
+from isthmus.models.stage1 import Stage1
+from isthmus.records import Losses, Term
+from isthmus.train.loop import Hooks, Plan, Trainer
+from isthmus.train.optimizer import AdamW, Rates, make_optimizer
+from isthmus.train.tracking import JsonLines, Reporter
+
+PLAN = Plan(
+    steps=6,
+    batches_per_epoch=2,
+    accumulation=1,
+    warmup=0,
+    lowest=1.0,
+    clip=1e9,
+    seed=3,
+    per_rank_mean=False,
+    log_every=2,
+    evaluate_every=3,
+    save_every=None,
+)
+
+
+class Quadratic(nn.Module):
+    """Squared error of a linear map, weighted by each row's count of text tokens; keeps the steps it was given."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.bridge = nn.Linear(6, 2).double()
+        self.steps = []
+
+    def forward(self, batch, step):
+        self.steps.append(step)
+        error = (self.bridge(batch.vision.mean(1)) - 1).square().sum(1)
+        return Losses({"lm": Term((error * batch.text.mask.sum(1)).sum(), batch.text.mask.sum().double())})
+
+    def count(self, batch):
+        return {"lm": batch.text.mask.sum().double()}
+
+
+def make_trainer(stage, plan=PLAN, rate=0.05):
+    optimizer = make_optimizer(stage.bridge, AdamW(Rates(rate, rate, rate), (0.9, 0.98), 0.0), fresh=())
+    return Trainer(stage, optimizer, Accelerator(cpu=True), plan)
+
+
+@pytest.fixture
+def hooks(tmp_path):
+    """Hooks that keep what is called, with a log at `log.jsonl`."""
+
+    def hooks(calls=None, evaluate=None):
+        calls = [] if calls is None else calls
+        score = evaluate or (lambda: calls.append("evaluate") or {"R@1": 50.0})
+        reporter = Reporter("", PLAN.steps, silent=True)
+        return Hooks(score, lambda number: calls.append(f"save {number}"), log, reporter)
+
+    with JsonLines(tmp_path / "log.jsonl") as log:
+        yield hooks
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights(stage):
+    return [parameter.detach().clone() for parameter in stage.parameters()]
+
+
+def test_the_loss_falls(tmp_path, hooks):
+    stage, batch = Quadratic(), tiny_batch()
+    trainer = make_trainer(stage, replace(PLAN, steps=60, log_every=1))
+    trainer.run([batch] * 60, hooks())
+    losses = [record["lm"] for record in read(tmp_path / "log.jsonl") if "lm" in record]
+    assert len(losses) == 60
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_micro_batches_of_unequal_weight_are_one_batch():
+    whole = tiny_batch((6, 2, 3, 5))
+    parts = [rows_of(whole, slice(0, 1)), rows_of(whole, slice(1, 4))]
+    together, apart = Quadratic(), Quadratic()
+    trainers = [make_trainer(together), make_trainer(apart, replace(PLAN, accumulation=2))]
+    norms = [trainers[0].step([whole], 0), trainers[1].step(parts, 0)]
+    assert torch.allclose(*norms, atol=1e-12, rtol=0)
+    for one, two in zip(weights(together), weights(apart), strict=True):
+        assert torch.allclose(one, two, atol=1e-10, rtol=0)
+    assert trainers[0].meters.read()["lm"] == pytest.approx(trainers[1].meters.read()["lm"])
+
+
+def test_the_gradient_is_clipped_and_its_norm_before_is_told():
+    stage, batch = Quadratic(), tiny_batch()
+    seen = []
+    trainer = make_trainer(stage, replace(PLAN, clip=0.5))
+    trainer.raw_optimizer.register_step_pre_hook(lambda *_: seen.append(norm_of(stage)))
+    norm = trainer.step([batch], 0)
+    assert norm > 0.5
+    assert seen == [pytest.approx(0.5, rel=1e-4)]
+
+
+def norm_of(stage):
+    return torch.stack([parameter.grad.norm() for parameter in stage.parameters()]).norm().item()
+
+
+def test_a_gradient_that_is_not_finite_leaves_everything_as_it_was_and_is_counted():
+    stage, good = Quadratic(), tiny_batch()
+    bad = replace(good, vision=good.vision.clone())
+    bad.vision[0, 0, 0] = math.inf
+    trainer = make_trainer(stage)
+    trainer.step([good], 0)
+    before = weights(stage)
+    moments = {id(p): {k: v.clone() for k, v in s.items()} for p, s in trainer.raw_optimizer.state.items()}
+    trainer.step([bad], 1)
+    assert all(torch.equal(a, b) for a, b in zip(weights(stage), before, strict=True))
+    for parameter, state in trainer.raw_optimizer.state.items():
+        assert all(torch.equal(state[name], value) for name, value in moments[id(parameter)].items())
+    assert trainer.skipped == 1
+    trainer.step([good], 2)
+    assert not any(torch.equal(a, b) for a, b in zip(weights(stage), before, strict=True))
+    assert trainer.skipped == 1
+
+
+def test_the_first_step_may_be_skipped_too():
+    stage, batch = Quadratic(), tiny_batch()
+    before = weights(stage)
+    trainer = make_trainer(stage)
+    trainer.step([replace(batch, vision=batch.vision * math.nan)], 0)
+    assert all(torch.equal(a, b) for a, b in zip(weights(stage), before, strict=True))
+    trainer.step([batch], 1)
+    assert all(torch.isfinite(parameter).all() for parameter in stage.parameters())
+
+
+def test_lines_of_the_log_and_the_order_of_the_hooks(tmp_path, hooks):
+    calls, plan = [], replace(PLAN, save_every=3, warmup=4)
+    found = make_trainer(Quadratic(), plan).run([tiny_batch()] * 6, hooks(calls))
+    assert found == {"R@1": 50.0}
+    assert calls == ["save 3", "evaluate", "save 6", "evaluate"], "saved before scored"
+    lines = read(tmp_path / "log.jsonl")
+    assert [(line["step"], "evaluation" in line) for line in lines] == [
+        (2, False),
+        (3, True),
+        (4, False),
+        (6, False),
+        (6, True),
+    ]
+    assert lines[1]["evaluation"] == {"R@1": 50.0}
+    assert set(lines[0]) == {"time", "step", "lm", "gradient_norm", "lr", "skipped", "seconds_per_step"}
+    assert lines[0]["lr"] == pytest.approx(0.05 * 3 / 4), "the rate of the step that comes next"
+    assert lines[0]["skipped"] == 0
+
+
+def test_an_evaluation_that_fails_takes_nothing_away(hooks):
+    calls = []
+
+    def fail():
+        raise UserError("all captions are the same")
+
+    with pytest.raises(UserError, match="all captions"):
+        make_trainer(Quadratic(), replace(PLAN, evaluate_every=None)).run([tiny_batch()] * 6, hooks(calls, fail))
+    assert calls == ["save 6"]
+
+
+def test_a_run_that_only_skips_ends_and_saves_nothing_more(tmp_path, hooks):
+    batch, calls = tiny_batch(), []
+    bad = replace(batch, vision=batch.vision * math.nan)
+    with pytest.raises(UserError, match=r"the last 2 steps up to step 4 were skipped.*lower train.lr"):
+        make_trainer(Quadratic(), replace(PLAN, save_every=2)).run([batch, bad, bad, bad], hooks(calls))
+    assert calls == ["save 2", "evaluate"]
+    lines = [line for line in read(tmp_path / "log.jsonl") if "lm" in line]
+    assert [(line["step"], line["skipped"]) for line in lines] == [(2, 1), (4, 3)]
+    assert math.isfinite(lines[0]["lm"]), "a loss that is not finite does not spoil the mean"
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_steps_carry_the_epoch_of_their_rows_and_their_share_of_the_run(hooks, accumulation):
+    sampler = CounterSampler(7, 2, seed=3)
+    plan = replace(PLAN, batches_per_epoch=sampler.batches_per_epoch * accumulation, accumulation=accumulation)
+    stage = Quadratic()
+    make_trainer(stage, plan).run([tiny_batch()] * 6 * accumulation, hooks())
+    epochs = [epoch for epoch, _ in sampler.steps(0, 6)]
+    assert epochs == [0, 0, 0, 1, 1, 1]
+    assert [step.epoch for step in stage.steps[::accumulation]] == epochs
+    assert [step.progress for step in stage.steps[::accumulation]] == [number / 6 for number in range(6)]
+    assert {step.seed for step in stage.steps} == {3}
+
+
+def test_stage_1_divides_each_term_by_its_own_weight():
+    stage, batch = Stage1(tiny_bridge(), dec=DEC), tiny_batch()
+    trainer = make_trainer(stage, rate=1e-3)
+    expected = {name: term.mean().item() for name, term in stage(batch, trainer._keys(0))}
+    trainer.step([batch], 0)
+    assert trainer.meters.read() == pytest.approx(expected)
