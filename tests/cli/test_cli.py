@@ -79,9 +79,13 @@ def test_a_wrong_command_line_is_one_line(run, arguments, message):
     assert message in err and err.startswith("isthmus: ") and err.count("\n") == 1
 
 
-def test_without_a_command_the_help_is_shown(run):
-    code, err = run()
-    assert (code, err) == (2, "isthmus: no command given. Try --help.\n")
+def test_without_a_command_the_help_is_shown(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["isthmus"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    shown = capfd.readouterr()
+    assert done.value.code == 0 and shown.err == ""
+    assert all(command in shown.out for command in ("train", "evaluate", "quickstart"))
 
 
 def test_what_a_user_can_mend_is_one_line(run, train):

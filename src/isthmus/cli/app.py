@@ -11,9 +11,9 @@ from isthmus.errors import UserError
 
 app = typer.Typer(
     help="Join a frozen image encoder to a frozen language model with a small trained bridge (BLIP-2).",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: loading rich takes longer than all the rest
 )
 INTERRUPTED = 130
 
@@ -22,7 +22,7 @@ Overrides = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="Train a bridge: stage 1 or stage 2.")
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file; see recipes/.")], overrides: Overrides = None
 ) -> None:
@@ -37,7 +37,7 @@ def train(
     run_train(config, overrides or [])
 
 
-@app.command()
+@app.command(short_help="Score a run on held-out pictures.")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a training run.")], overrides: Overrides = None
 ) -> None:
@@ -50,7 +50,7 @@ def evaluate(
     run_evaluate(run, overrides or [])
 
 
-@app.command()
+@app.command(short_help="Guided first run on real pictures.")
 def quickstart(
     budget: Annotated[str, typer.Option(help="Time for both stages and all around them, e.g. 15m, 40m, 2h.")] = "15m",
     steps: Annotated[
@@ -74,7 +74,9 @@ def quickstart(
 def main() -> None:
     """Run the command line; what a user can mend becomes one line on stderr."""
     try:
-        code = app(standalone_mode=False)  # typer turns Ctrl-C into the return value 130
+        code = app(
+            args=sys.argv[1:] or ["--help"], standalone_mode=False
+        )  # typer turns Ctrl-C into the return value 130
     except UserError as problem:
         _end(f"isthmus: {problem}", 2)
     except (KeyboardInterrupt, typer.Abort):
@@ -82,7 +84,7 @@ def main() -> None:
     except Exception as problem:
         if not hasattr(problem, "format_message"):
             raise
-        _end(f"isthmus: {problem.format_message() or 'no command given.'} Try --help.", 2)
+        _end(f"isthmus: {problem.format_message()} Try --help.", 2)
     if code == INTERRUPTED:
         _end("isthmus: interrupted; what was saved before is kept", INTERRUPTED)
     sys.exit(code or 0)
