@@ -160,7 +160,17 @@ def test_a_failure_while_replacing_puts_the_old_bridge_back(folder, monkeypatch)
     monkeypatch.setattr(path_type, "rename", fail_on_the_last)
     with pytest.raises(CheckpointError, match="could not be written"):
         write_bridge(bridge_file(2), folder)
+    assert (folder / "complete").is_file(), "in its place before anything reads it"
     assert read_bridge(folder).provenance["stage"] == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["bridge"]
+
+
+def test_a_bridge_that_was_being_replaced_when_the_process_died_is_found(folder):
+    folder.rename(folder.with_name(".bridge-old"))
+    assert read_bridge(folder).provenance["stage"] == 1
+    folder.rename(folder.with_name(".bridge-old"))
+    write_bridge(bridge_file(2), folder)
+    assert read_bridge(folder).provenance["stage"] == 2
     assert [path.name for path in folder.parent.iterdir()] == ["bridge"]
 
 
