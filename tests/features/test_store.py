@@ -63,7 +63,8 @@ def test_an_unfinished_store_of_another_key_is_refused(pictures, tmp_path):
 
 def test_crop_settings_do_not_matter_without_crops(pictures, tmp_path):
     extract(pictures, FakeEncoder(), folder=tmp_path / "store", views=Views(seed=1))
-    FeatureStore.open(tmp_path / "store", store_key(FakeEncoder(), Views(seed=2, flip=True)))
+    opened = FeatureStore.open(tmp_path / "store", store_key(FakeEncoder(), Views(seed=2, flip=True)))
+    assert len(opened) == len({path.read_bytes() for path in pictures})
 
 
 def damaged(pictures, tmp_path, damage):

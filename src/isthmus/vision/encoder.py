@@ -1,6 +1,7 @@
 """The contract of an image encoder: its own preprocessing, and pixels to patches, always frozen."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -86,7 +87,7 @@ class Preprocessing:
         return normalised
 
 
-class Encoder(FrozenModule):
+class Encoder(FrozenModule, ABC):
     """A frozen image encoder: pixels to patches.
 
     `width` is V; `address` says where the weights came from (`hub:name@revision`, `package:...`, `folder:...`
@@ -107,9 +108,9 @@ class Encoder(FrozenModule):
         with torch.no_grad(), self.own_precision():
             return self.encode(pixels.to(next(self.parameters()).dtype)).contiguous()
 
+    @abstractmethod
     def encode(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P V"]:
         """Encode pictures that are already in the weights' dtype."""
-        raise NotImplementedError
 
     def probe(self) -> int:
         """Encode one blank picture and return the width V of what comes out.
