@@ -4,6 +4,7 @@ import pytest
 
 from isthmus.quickstart.plan import StepPlan, Work
 from isthmus.quickstart.run import Order, Quickstart, keep_earlier
+from isthmus.quickstart.score import _bridges, finished_report
 
 WORK = Work(None, (3, 2))
 
@@ -63,3 +64,19 @@ def test_results_of_other_work_are_kept_aside(tmp_path):
     assert sorted(path.name for path in kept.iterdir()) == ["plan.json", "report.json", "stage1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier-1", "pictures"]
     assert keep_earlier(order(tmp_path, seed=1)) is None
+
+
+def test_a_report_is_reused_for_exactly_its_bridges(tmp_path):
+    quick = Quickstart(order(tmp_path), print)
+    for stage in (1, 2):
+        quick.bridge(stage).mkdir(parents=True)
+        (quick.bridge(stage) / "complete").write_text(f"hashes of {stage}")
+    assert finished_report(quick) is None
+    (tmp_path / "report.json").write_text(json.dumps({"bridges": _bridges(quick), "seed": 0}))
+    assert finished_report(quick) is None, "the picture is missing"
+    (tmp_path / "retrieval.png").touch()
+    assert finished_report(quick)["seed"] == 0
+    (quick.bridge(2) / "complete").write_text("hashes of another bridge")
+    assert finished_report(quick) is None
+    (tmp_path / "report.json").write_text("{")
+    assert finished_report(quick) is None

@@ -6,7 +6,7 @@ from typing import Any
 from isthmus.cli.show import console, quiet_libraries, retrieval_table, show_captions, stage2_table
 from isthmus.quickstart.plan import parse_work
 from isthmus.quickstart.run import Order, Quickstart
-from isthmus.quickstart.score import REPORT, SHEET, score
+from isthmus.quickstart.score import REPORT, SHEET, finished_report, score
 from isthmus.train.tracking import Reporter
 
 _EXAMPLES = 10
@@ -19,7 +19,7 @@ def run_quickstart(budget: str, steps: str | None, output: Path, *, seed: int, d
     run = Quickstart(order, lambda line: console.print(line, markup=False))
     with _PictureProgress() as progress:
         workshop = run.run(progress)
-    show_report(score(run, workshop))
+    show_report(finished_report(run) or score(run, workshop))
     console.print(f"written: {output / REPORT} and {output / SHEET}", markup=False)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from isthmus.build.load import LoadedRun, load_run
 from isthmus.build.workshop import Workshop
+from isthmus.checkpoints.native import MARKER
 from isthmus.features.files import write_atomically
+from isthmus.fingerprint import file_sha256
 from isthmus.quickstart.artists import ARTISTS, credits_line
 from isthmus.quickstart.plan import gemm_rate
 from isthmus.quickstart.run import Quickstart, peak_memory_gib
@@ -35,6 +37,7 @@ def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
     spoken = {name: _load(run, 2, metadata, workshop).evaluate() for name, metadata in run.order.held_out.items()}
     report = {
         "work": run.order.work.describe(),
+        "bridges": _bridges(run),
         "seed": run.order.seed,
         "trained_on": run.order.training_rows,
         "steps": {f"stage {s}": r["config"]["train"]["steps"] for s, r in run.records.items()},
@@ -53,6 +56,21 @@ def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
     content = json.dumps(report, indent=2) + "\n"
     write_atomically(folder / REPORT, lambda path: path.write_text(content))
     return report
+
+
+def finished_report(run: Quickstart) -> dict[str, Any] | None:
+    """The report of exactly these two bridges, if it is there; else None."""
+    folder = run.order.folder
+    try:
+        report: dict[str, Any] = json.loads((folder / REPORT).read_text())
+    except (OSError, ValueError):
+        return None
+    return report if report.get("bridges") == _bridges(run) and (folder / SHEET).is_file() else None
+
+
+def _bridges(run: Quickstart) -> dict[str, str]:
+    """What tells one bridge from another: the hash of its marker, which holds the hashes of its files."""
+    return {f"stage {stage}": file_sha256(run.bridge(stage) / MARKER) for stage in (1, 2)}
 
 
 def _load(run: Quickstart, stage: int, metadata: str, workshop: Workshop) -> LoadedRun:
