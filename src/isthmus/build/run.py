@@ -29,6 +29,7 @@ from isthmus.features.extract import Progress
 from isthmus.features.files import write_atomically
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
+from isthmus.qformer.attention import TABLE_VERSION
 from isthmus.records import Batch, BridgeFile, Source
 from isthmus.train.loop import Hooks, Plan, Trainer
 from isthmus.train.optimizer import AdamW, Rates, make_optimizer
@@ -197,4 +198,5 @@ def _provenance(
         "processes": distributed.world_size(),
         "machine": platform.processor() or platform.machine(),
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers", "timm", "accelerate")},
+        "attention_table": TABLE_VERSION,
     }
