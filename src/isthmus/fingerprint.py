@@ -14,11 +14,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tensors_fingerprint(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
-    """Hash names, dtypes, shapes and bytes of tensors, in the order of their names, as hex."""
+def tensors_fingerprint(
+    tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], *, rounded: torch.dtype | None = None
+) -> str:
+    """Hash names, dtypes, shapes and bytes of tensors, in the order of their names, as hex.
+
+    `rounded` hashes floating-point values as they are in that dtype, one tensor at a time.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(dict(tensors).items()):
-        flat = tensor.detach().cpu().contiguous()
+        tensor = tensor.detach().to(rounded) if rounded and tensor.is_floating_point() else tensor.detach()
+        flat = tensor.cpu().contiguous()
         digest.update(f"{name}|{flat.dtype}|{tuple(flat.shape)}|".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -27,6 +33,14 @@ def tensors_fingerprint(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tens
 def module_fingerprint(module: nn.Module) -> str:
     """Hash a module's whole state, buffers included: the proof that a tower is unchanged."""
     return tensors_fingerprint(module.state_dict())
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Hash which weights a module holds, whether it was loaded in fp32, fp16 or bf16: all floats count as bf16.
+
+    A bridge knows its towers by it, so that one trained in bf16 can be used in fp32.
+    """
+    return tensors_fingerprint(module.state_dict(), rounded=torch.bfloat16)
 
 
 def text_identity(text: str) -> int:

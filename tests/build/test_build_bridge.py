@@ -75,8 +75,8 @@ def test_a_folder_that_is_no_stage_1_run_is_refused(bert, tmp_path):
 def test_another_tower_than_the_one_trained_with_is_refused_by_fingerprint():
     tower = {"address": "folder:clip", "fingerprint": "a" * 32, "hidden_layer": -2}
     file = BridgeFile(BridgeSizes(6), {}, {"precision": "float32", "towers": {"encoder": tower}})
-    check_tower(file, "encoder", Tower(nn.Identity(), "folder:moved", "a" * 32, -2))
+    check_tower(file, "encoder", Tower(nn.Identity(), "folder:moved", "a" * 32, "", -2))
     with pytest.raises(CheckpointError, match=r"the encoder folder:other is not the one .*, folder:clip \(bbb"):
-        check_tower(file, "encoder", Tower(nn.Identity(), "folder:other", "b" * 32, -2))
+        check_tower(file, "encoder", Tower(nn.Identity(), "folder:other", "b" * 32, "", -2))
     with pytest.raises(CheckpointError, match=r"trained with hidden layer -2 of folder:clip, not None"):
-        check_tower(file, "encoder", Tower(nn.Identity(), "folder:clip", "a" * 32))
+        check_tower(file, "encoder", Tower(nn.Identity(), "folder:clip", "a" * 32, ""))

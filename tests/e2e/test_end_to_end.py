@@ -93,6 +93,8 @@ def test_in_bf16_both_stages_train_and_are_scored(world):
     assert isthmus("train", world / "two.yaml", *options) == 0
     assert isthmus("evaluate", world / "two-bf16") == 0
     assert read_bridge(world / "two-bf16" / "bridge").provenance["precision"] == "bfloat16"
+    in_fp32 = ["precision=fp32", f"features.folder={world / 'features-fp32'}"]
+    assert isthmus("evaluate", world / "two-bf16", *in_fp32) == 0
 
 
 def with_lines(world, name, *lines):

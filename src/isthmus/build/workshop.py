@@ -8,7 +8,7 @@ from isthmus.build.precision import Compute, choose_compute
 from isthmus.build.towers import build_encoder
 from isthmus.config.run import RunConfig
 from isthmus.errors import CheckpointError
-from isthmus.fingerprint import module_fingerprint
+from isthmus.fingerprint import module_fingerprint, weights_fingerprint
 from isthmus.language.llm import FrozenLLM
 from isthmus.records import BridgeFile
 from isthmus.vision.encoder import Encoder
@@ -16,16 +16,20 @@ from isthmus.vision.encoder import Encoder
 
 @dataclass(frozen=True)
 class Tower:
-    """A frozen model with the fingerprint it had when it was loaded."""
+    """A frozen model as it was loaded: `fingerprint` says which weights it holds, in whatever precision.
+
+    `state` is the hash of every bit in the run's own precision: the proof that nothing changed.
+    """
 
     module: nn.Module
     address: str
     fingerprint: str
+    state: str
     hidden_layer: int | None = None
 
     def unchanged(self) -> bool:
         """Hash it again: True where every tensor is what it was."""
-        return module_fingerprint(self.module) == self.fingerprint
+        return module_fingerprint(self.module) == self.state
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def open_workshop(config: RunConfig) -> Workshop:
 def make_tower(model: Encoder | FrozenLLM) -> Tower:
     """Take a frozen model's fingerprint; of an encoder, the layer that gives the patches is a part of it."""
     layer = model.hidden_layer if isinstance(model, Encoder) else None
-    return Tower(model, model.address, module_fingerprint(model), layer)
+    return Tower(model, model.address, weights_fingerprint(model), module_fingerprint(model), layer)
 
 
 def check_tower(file: BridgeFile, name: str, tower: Tower) -> None:
@@ -61,6 +65,5 @@ def check_tower(file: BridgeFile, name: str, tower: Tower) -> None:
     if trained["fingerprint"] != tower.fingerprint:
         raise CheckpointError(
             f"the {name} {tower.address} is not the one this bridge was trained with, {trained['address']} "
-            f"({tower.fingerprint[:12]} against {trained['fingerprint'][:12]} in {file.provenance['precision']}); "
-            "give the same weights in the same precision"
+            f"({tower.fingerprint[:12]} against {trained['fingerprint'][:12]}); give the same weights"
         )
