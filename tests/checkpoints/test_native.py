@@ -10,7 +10,7 @@ import torch
 from bridges import tiny_bridge
 from isthmus.build.bridge import load_bridge
 from isthmus.checkpoints import native
-from isthmus.checkpoints.native import read_bridge, write_bridge
+from isthmus.checkpoints.native import read_bridge, update_provenance, write_bridge
 from isthmus.errors import CheckpointError
 from isthmus.fingerprint import file_sha256, tensors_fingerprint
 from isthmus.records import BridgeFile
@@ -183,6 +183,63 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
 def test_the_tokenizer_is_saved_beside_the_weights(tmp_path):
     write_bridge(bridge_file(), tmp_path / "bridge", save_tokenizer=lambda place: (place / "vocab.txt").write_text("a"))
     assert (tmp_path / "bridge" / "vocab.txt").read_text() == "a"
+
+
+def content_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_provenance_is_updated_and_all_else_is_kept(tmp_path):
+    def save_tokenizer(place):
+        (place / "vocab.txt").write_text("a")
+        (place / "extra").mkdir()
+        (place / "extra" / "note").write_text("b")
+
+    folder = tmp_path / "bridge"
+    write_bridge(bridge_file(), folder, save_tokenizer=save_tokenizer)
+    before = content_of(folder)
+    update_provenance(folder, {"ranking": {"weight": 0.5}, "stage": 1})
+    found = read_bridge(folder)
+    assert found.provenance == {**bridge_file().provenance, "ranking": {"weight": 0.5}}
+    assert tensors_fingerprint(found.tensors) == tensors_fingerprint(bridge_file().tensors)
+    after = content_of(folder)
+    assert after.keys() == before.keys()
+    assert {str(name) for name in after if after[name] != before[name]} == {"config.json", "complete"}
+    update_provenance(folder, {"ranking": {"weight": 0.25}})
+    assert read_bridge(folder).provenance["ranking"] == {"weight": 0.25}
+    assert [path.name for path in tmp_path.iterdir()] == ["bridge"]
+
+
+def test_an_update_copies_where_files_cannot_be_linked(folder, monkeypatch):
+    monkeypatch.setattr(type(folder), "hardlink_to", refuse)
+    update_provenance(folder, {"note": 1})
+    assert read_bridge(folder).provenance["note"] == 1
+
+
+def test_an_update_that_fails_leaves_the_folder_as_it_was(folder, monkeypatch):
+    before = content_of(folder)
+    monkeypatch.setattr(native, "_flush", refuse)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        update_provenance(folder, {"note": 1})
+    assert content_of(folder) == before
+    with pytest.raises(TypeError):
+        update_provenance(folder, {"note": object()})
+    assert content_of(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["bridge"]
+
+
+def test_an_update_seals_no_damage_in(folder):
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    update_provenance(folder, {"note": 1})
+    with pytest.raises(CheckpointError, match=r"model.safetensors is damaged"):
+        read_bridge(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"config.json is damaged"):
+        update_provenance(folder, {"note": 1})
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        update_provenance(folder / "nothing", {})
 
 
 def test_tensors_that_do_not_fit_their_sizes_are_refused_by_name():

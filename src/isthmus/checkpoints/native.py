@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -34,30 +35,45 @@ def write_bridge(file: BridgeFile, folder: Path, *, save_tokenizer: Callable[[Pa
     _recover(folder)
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is no model folder; choose another place")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as problem:
-        raise CheckpointError(f"{folder} cannot be written ({problem.strerror}); choose another place") from problem
-    try:
-        scratch.chmod(0o755)  # mkdtemp keeps others out; a model folder is read like any other
+    with _replacement(folder) as scratch:
         content = {"format_version": FORMAT, "sizes": asdict(file.sizes), "provenance": file.provenance}
-        _write(scratch / CONFIG, json.dumps(content, indent=2) + "\n")
+        _write_json(scratch / CONFIG, content)
         save_file({name: tensor.contiguous() for name, tensor in file.tensors.items()}, scratch / WEIGHTS)
         _flush(scratch / WEIGHTS)
         if save_tokenizer is not None:
             save_tokenizer(scratch)
-        sums = {name: file_sha256(scratch / name) for name in (CONFIG, WEIGHTS)}
-        _write(scratch / MARKER, json.dumps(sums, indent=2) + "\n")
-        _replace(scratch, folder)
-    except (OSError, SafetensorError) as problem:
-        raise CheckpointError(f"{folder} could not be written ({problem}); free some space") from problem
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _write_json(scratch / MARKER, {name: file_sha256(scratch / name) for name in (CONFIG, WEIGHTS)})
+
+
+def update_provenance(folder: Path, values: Mapping[str, Any]) -> None:
+    """Put values into a model folder's provenance at their top-level keys, whole or not at all.
+
+    The weights are linked, not copied, and keep the sum that they were saved with: damage stays damage.
+    Raises `CheckpointError` for what is no whole model folder, or cannot be written.
+    """
+    sums, content = _sealed_config(folder)
+    content = {**content, "provenance": {**content["provenance"], **values}}
+    with _replacement(folder) as scratch:
+        for path in folder.iterdir():
+            if path.name not in (CONFIG, MARKER):
+                shutil.copytree(path, scratch / path.name) if path.is_dir() else _link(path, scratch / path.name)
+        _write_json(scratch / CONFIG, content)
+        _write_json(scratch / MARKER, {**sums, CONFIG: file_sha256(scratch / CONFIG)})
 
 
 def read_bridge(folder: Path) -> BridgeFile:
     """Read a model folder; raises `CheckpointError` naming what is missing, damaged or of another format."""
+    sums, content = _sealed_config(folder)
+    _check_sum(folder / WEIGHTS, sums)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as problem:
+        raise CheckpointError(f"{folder / WEIGHTS} is no readable safetensors file ({problem})") from problem
+    return BridgeFile(_sizes(content["sizes"], folder), tensors, content["provenance"])
+
+
+def _sealed_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The marker's sums and the content of config.json, which is what it was saved as."""
     _recover(folder)
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}; give the folder of a training run")
@@ -65,19 +81,18 @@ def read_bridge(folder: Path) -> BridgeFile:
     if missing:
         raise CheckpointError(f"{folder} is no model folder: it lacks {missing[0]}; give the bridge of a training run")
     sums = _sums(folder / MARKER)
-    for name in (CONFIG, WEIGHTS):
-        if file_sha256(folder / name) != sums.get(name):
-            raise CheckpointError(f"{folder / name} is damaged: its sha256 is not the one it was saved with")
-    content = json.loads((folder / CONFIG).read_text())
+    _check_sum(folder / CONFIG, sums)
+    content: dict[str, Any] = json.loads((folder / CONFIG).read_text())
     if content.get("format_version") != FORMAT:
         raise CheckpointError(
             f"{folder} has format version {content.get('format_version')}, this isthmus reads {FORMAT}; update isthmus"
         )
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as problem:
-        raise CheckpointError(f"{folder / WEIGHTS} is no readable safetensors file ({problem})") from problem
-    return BridgeFile(_sizes(content["sizes"], folder), tensors, content["provenance"])
+    return sums, content
+
+
+def _check_sum(path: Path, sums: dict[str, Any]) -> None:
+    if file_sha256(path) != sums.get(path.name):
+        raise CheckpointError(f"{path} is damaged: its sha256 is not the one it was saved with")
 
 
 def _sums(marker: Path) -> dict[str, Any]:
@@ -98,8 +113,33 @@ def _sizes(content: dict[str, Any], folder: Path) -> BridgeSizes:
     return BridgeSizes(**content)
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+@contextmanager
+def _replacement(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside `folder` that takes its place when the block ends well, and is gone when it does not."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as problem:
+        raise CheckpointError(f"{folder} cannot be written ({problem.strerror}); choose another place") from problem
+    try:
+        scratch.chmod(0o755)  # mkdtemp keeps others out; a model folder is read like any other
+        yield scratch
+        _replace(scratch, folder)
+    except (OSError, SafetensorError) as problem:
+        raise CheckpointError(f"{folder} could not be written ({problem}); free some space") from problem
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, target)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
     _flush(path)
 
 
