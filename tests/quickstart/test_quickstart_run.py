@@ -2,8 +2,12 @@ import json
 
 import pytest
 
+from isthmus.build.run import RECORD
+from isthmus.build.workshop import Workshop
+from isthmus.checkpoints.native import MARKER
+from isthmus.quickstart.phases import Phases
 from isthmus.quickstart.plan import StepPlan, Work
-from isthmus.quickstart.run import Order, Quickstart, keep_earlier
+from isthmus.quickstart.run import Order, Quickstart, keep_earlier, pictures_key
 from isthmus.quickstart.score import _bridges, finished_report
 
 WORK = Work(None, (3, 2))
@@ -13,11 +17,11 @@ def order(folder, work=WORK, **changes):
     return Order(folder, work, **{"seed": 0, "development": False, **changes})
 
 
-def finish(quick, stage, config):
+def finish(quick, stage):
     """What a finished stage leaves behind, as far as the next start looks."""
     quick.bridge(stage).mkdir(parents=True)
-    record = quick.bridge(stage).parent / "run.json"
-    record.write_text(json.dumps({"config": config.model_dump(mode="json"), "seconds": 1.0}))
+    (quick.bridge(stage) / MARKER).write_text("hashes")
+    (quick.bridge(stage).parent / RECORD).write_text(json.dumps({"seconds": 1.0}))
 
 
 @pytest.mark.parametrize("folder", ["quick", "a #1", "[x]: y"])
@@ -26,7 +30,7 @@ def test_recipes_are_made_for_any_folder(tmp_path, folder):
     first, second = quick.config(1, steps=3), quick.config(2, steps=2)
     assert first.data.train.folder == str(tmp_path / folder / "pictures")
     assert (first.train.steps, second.train.steps) == (3, 2)
-    assert second.stage1 == str(tmp_path / folder / "stage1" / "bridge")
+    assert second.init.folder == str(tmp_path / folder / "stage1" / "bridge")
     assert first.features == second.features
 
 
@@ -37,20 +41,41 @@ def test_the_development_artist_joins_reported_runs_only(tmp_path):
     assert set(order(tmp_path, development=True).held_out.values()) == {"development.jsonl"}
 
 
-def test_a_finished_stage_is_known_by_its_config(tmp_path):
-    quick = Quickstart(order(tmp_path), print)
-    config = quick.config(1, steps=3)
-    assert quick._finished(1, config) is None
-    finish(quick, 1, config)
-    assert quick._finished(1, config)["seconds"] == 1.0
-    assert quick._finished(1, quick.config(1, steps=4)) is None
+def test_a_stage_is_known_by_what_was_asked_for_and_the_bridge_below_it_but_not_by_its_place(tmp_path):
+    quick, moved = Quickstart(order(tmp_path / "one"), print), Quickstart(order(tmp_path / "two"), print)
+    assert quick._stage_key(1, 3) == moved._stage_key(1, 3)
+    assert quick._stage_key(1, 3) != quick._stage_key(1, 4)
+    assert quick._stage_key(1, 3) != Quickstart(order(tmp_path, seed=1), print)._stage_key(1, 3)
+    finish(quick, 1)
+    before = quick._stage_key(2, 2)
+    (quick.bridge(1) / MARKER).write_text("hashes of another bridge")
+    assert quick._stage_key(2, 2) != before
 
 
-def test_a_torn_record_counts_as_unfinished(tmp_path):
-    quick = Quickstart(order(tmp_path), print)
-    finish(quick, 1, quick.config(1, steps=3))
-    (tmp_path / "stage1" / "run.json").write_text('{"config": {')
-    assert quick._finished(1, quick.config(1, steps=3)) is None
+def test_a_finished_stage_is_not_trained_again_and_an_unreadable_one_is(tmp_path, monkeypatch):
+    trained = []
+
+    class Fake:
+        def __init__(self, config):
+            self.config = config
+
+        def run(self):
+            trained.append((self.config.stage, self.config.overwrite))
+            return {"seconds": 5.0}
+
+    monkeypatch.setattr("isthmus.quickstart.run.build_training", lambda config, **_: Fake(config))
+    quick, workshop = Quickstart(order(tmp_path), print), object.__new__(Workshop)
+    finish(quick, 1)
+    plan = StepPlan(tmp_path, WORK, order(tmp_path).asked)
+    quick._train(1, plan, workshop)
+    assert trained == [(1, True)], "a folder that no phase speaks for is trained over"
+    again = Quickstart(order(tmp_path), print)
+    again._train(1, plan, workshop)
+    assert trained == [(1, True)]
+    assert again.records[1] == {"seconds": 1.0}
+    (tmp_path / "stage1" / RECORD).write_text('{"seconds": ')
+    again._train(1, plan, workshop)
+    assert len(trained) == 2
 
 
 def test_results_of_other_work_are_kept_aside(tmp_path):
@@ -64,6 +89,23 @@ def test_results_of_other_work_are_kept_aside(tmp_path):
     assert sorted(path.name for path in kept.iterdir()) == ["plan.json", "report.json", "stage1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier-1", "pictures"]
     assert keep_earlier(order(tmp_path, seed=1)) is None
+
+
+def test_drawings_and_features_are_shared_but_drawings_made_otherwise_are_kept_aside(tmp_path):
+    StepPlan(tmp_path, WORK, order(tmp_path).asked)
+    (tmp_path / "pictures").mkdir()
+    book = Phases(tmp_path)
+    for name in ("pictures", "features", "stage 1"):
+        with book.run(name, pictures_key() if name == "pictures" else "key"):
+            (tmp_path / "report.json").write_text("{}")
+    kept = keep_earlier(order(tmp_path, seed=1))
+    assert list(Phases(tmp_path).seconds) == ["pictures", "features"]
+    assert list(Phases(kept).seconds) == ["pictures", "features", "stage 1"]
+    with Phases(tmp_path).run("pictures", "drawn by an older format"):
+        pass
+    kept = keep_earlier(order(tmp_path, seed=1))
+    assert (kept / "pictures").is_dir() and not (tmp_path / "pictures").exists()
+    assert Phases(tmp_path).seconds == {}
 
 
 def test_a_report_is_reused_for_exactly_its_bridges(tmp_path):

@@ -5,10 +5,8 @@ A phase whose result is there, for the same work, is not done again.
 
 import itertools
 import json
-import resource
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,19 @@ from isthmus.build.bridge import BRIDGE
 from isthmus.build.data import open_looks, open_source
 from isthmus.build.run import RECORD, build_training
 from isthmus.build.workshop import Workshop, open_workshop
+from isthmus.checkpoints.native import MARKER
 from isthmus.config.run import RunConfig, check, put, read_yaml
-from isthmus.errors import ConfigError
+from isthmus.fingerprint import file_sha256
+from isthmus.quickstart.artists import ARTISTS
+from isthmus.quickstart.draw import SIZE
+from isthmus.quickstart.phases import PHASES, Phases, phase_key
 from isthmus.quickstart.pictures import prepare_pictures
 from isthmus.quickstart.plan import PLAN, StepPlan, Work, gemm_rate, measure_step, read_plan
 from isthmus.train.tracking import StoreProgress
 
 Say = Callable[[str], None]
 _RECIPES = Path(__file__).parent
-_RESULTS = ("stage1", "stage2", "report.json", "retrieval.png", PLAN)
+_RESULTS = ("stage1", "stage2", "report.json", "report.html", PLAN)
 
 
 @dataclass(frozen=True)
@@ -61,28 +63,31 @@ class Quickstart:
 
     order: Order
     say: Say
-    seconds: dict[str, float] = field(default_factory=dict)
     records: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.phases = Phases(self.order.folder)
 
     def run(self, draw_progress: Callable[[str, int, int], None]) -> Workshop:
         """Do every phase up to the two trained bridges; returns the workshop, for scoring."""
         if (kept := keep_earlier(self.order)) is not None:
             self.say(f"the earlier run in {self.order.folder} was for other work; it is kept in {kept}")
+            self.phases = Phases(self.order.folder)
         plan = StepPlan(self.order.folder, self.order.work, self.order.asked)
-        with self._timed("pictures"):
+        with self.phases.run("pictures", pictures_key()):
             prepare_pictures(self.order.folder, progress=draw_progress)
         workshop = open_workshop(self.config(1, steps=1))
         rate = gemm_rate(workshop.compute)
         self.say(f"precision {workshop.compute.dtype_name} on {workshop.compute.device}, {rate:.0f} GFLOP/s")
-        with self._timed("features"), StoreProgress() as progress:
+        with self.phases.run("features", self._features_key(workshop)), StoreProgress() as progress:
             self._fill_store(workshop, progress)
         for stage in (1, 2):
             self._train(stage, plan, workshop)
         return workshop
 
-    def config(self, stage: int, *, steps: int) -> RunConfig:
-        """The stage's recipe, for this folder, seed and number of steps."""
-        folder = self.order.folder
+    def config(self, stage: int, *, steps: int, folder: Path | None = None) -> RunConfig:
+        """The stage's recipe, for this seed and number of steps, in the order's folder or in another."""
+        folder = folder or self.order.folder
         values: dict[str, object] = {
             "output": str(folder / f"stage{stage}"),
             "seed": self.order.seed,
@@ -92,7 +97,7 @@ class Quickstart:
             "train.steps": steps,
         }
         if stage == 2:
-            values |= {"stage1": str(self.bridge(1)), "llm.cache": str(folder / "towers")}
+            values |= {"init.from": str(folder / "stage1" / BRIDGE), "llm.cache": str(folder / "towers")}
         recipe = _RECIPES / f"stage{stage}.yaml"
         return check(put(read_yaml(recipe), values), str(recipe))
 
@@ -115,45 +120,68 @@ class Quickstart:
             steps = plan.decide(stage, measure_step(trial), trained=trained)
             del trial
         config = self.config(stage, steps=steps)
-        record = self._finished(stage, config)
+        name, key = f"stage {stage}", self._stage_key(stage, steps)
+        record = self._record(stage) if self.phases.done(name, key) else None
         if record is None:
-            training = build_training(replace_bridge(config), workshop=workshop, progress=_silent)
-            record = training.run()
+            with self.phases.run(name, key):
+                record = build_training(replace_bridge(config), workshop=workshop, progress=_silent).run()
         else:
             self.say(f"stage {stage}: {steps} steps are done already")
         self.records[stage] = record
-        self.seconds[f"stage {stage}"] = record["seconds"]
 
-    def _finished(self, stage: int, config: RunConfig) -> dict[str, Any] | None:
-        """The record of a stage that ended with the same config, on top of the same stage 1."""
-        path = self.order.folder / f"stage{stage}" / RECORD
+    def _features_key(self, workshop: Workshop) -> str:
+        features = self.config(1, steps=1, folder=Path()).features.model_dump()
+        rows = [self.order.training_rows, *self.order.held_out.values()]
+        content = {"features": features, "rows": rows, "precision": workshop.compute.dtype_name}
+        return phase_key("features", {**content, "encoder": workshop.tower.fingerprint, "pictures": pictures_key()})
+
+    def _stage_key(self, stage: int, steps: int) -> str:
+        """What a stage's bridge depends on: what was asked for, the config, and of stage 2 the bridge below it.
+
+        Not where the folder lies: a quickstart that moved is still done.
+        """
+        config = self.config(stage, steps=steps, folder=Path())
+        content: dict[str, Any] = {"asked": self.order.asked, "work": self.order.work.describe()}
+        if stage == 2:
+            content["stage 1"] = file_sha256(self.bridge(1) / MARKER)
+        return phase_key(f"stage {stage}", {**content, "config": config.model_dump(mode="json")})
+
+    def _record(self, stage: int) -> dict[str, Any] | None:
+        """The record of a finished stage, where it and its bridge can be read."""
         try:
-            record: dict[str, Any] = json.loads(path.read_text())
-            same = replace_bridge(check(record["config"], str(path))) == replace_bridge(config)
-        except (OSError, ValueError, KeyError, ConfigError):
+            record: dict[str, Any] = json.loads((self.order.folder / f"stage{stage}" / RECORD).read_text())
+        except (OSError, ValueError):
             return None
-        stale = stage == 2 and path.stat().st_mtime < (self.order.folder / "stage1" / RECORD).stat().st_mtime
-        return record if same and not stale and self.bridge(stage).is_dir() else None
+        return record if self.bridge(stage).is_dir() else None
 
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self.seconds[phase] = round(time.monotonic() - begun, 1)
+
+def pictures_key() -> str:
+    """What the drawings depend on: the icon sets' versions and the size."""
+    return phase_key("pictures", {"size": SIZE, "versions": {a.package: a.version for a in ARTISTS}})
 
 
 def keep_earlier(order: Order) -> Path | None:
-    """Move what an earlier run for other work left in the folder aside; pictures and features are shared."""
-    plan = read_plan(order.folder)
-    asked = {"work": order.work.describe(), **order.asked}
+    """Move what an earlier run for other work left in the folder aside; pictures and features are shared.
+
+    Drawings of other icon sets, or made otherwise, are moved too: what is there would be taken for drawn.
+    """
+    plan, asked = read_plan(order.folder), {"work": order.work.describe(), **order.asked}
+    other_pictures = not Phases(order.folder).known("pictures", pictures_key())
     found = [order.folder / name for name in _RESULTS if (order.folder / name).exists()]
-    if plan is None or plan["asked"] == asked or not found:
+    if not other_pictures and (plan is None or plan["asked"] == asked):
+        return None
+    if other_pictures:
+        found.append(order.folder / "pictures")
+    if not found:
         return None
     number = next(n for n in itertools.count(1) if not (order.folder / f"earlier-{n}").exists())
     kept = order.folder / f"earlier-{number}"
     kept.mkdir()
     for path in found:
         path.rename(kept / path.name)
+    if (order.folder / PHASES).exists():
+        shutil.copy(order.folder / PHASES, kept / PHASES)
+        Phases(order.folder).forget("pictures" if other_pictures else "stage 1")
     return kept
 
 
@@ -164,8 +192,3 @@ def replace_bridge(config: RunConfig) -> RunConfig:
 
 def _silent(_done: int, _total: int) -> None:
     """The store is full: the phase before filled it."""
-
-
-def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -13,7 +13,7 @@ from isthmus.features.files import write_atomically
 from isthmus.fingerprint import file_sha256
 from isthmus.quickstart.artists import ARTISTS, credits_line
 from isthmus.quickstart.plan import gemm_rate
-from isthmus.quickstart.run import Quickstart, peak_memory_gib
+from isthmus.quickstart.run import Quickstart
 from isthmus.quickstart.sheet import SheetRow, retrieval_sheet
 from isthmus.randomness import permutation
 from isthmus.tasks.retrieval import Embedded
@@ -41,11 +41,11 @@ def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
         "seed": run.order.seed,
         "trained_on": run.order.training_rows,
         "steps": {f"stage {s}": r["config"]["train"]["steps"] for s, r in run.records.items()},
-        "seconds": {**run.seconds, "scores": round(time.monotonic() - begun, 1)},
+        "seconds": {**run.phases.seconds, "scores": round(time.monotonic() - begun, 1)},
         "seconds_per_step": {f"stage {s}": _step_seconds(folder / f"stage{s}" / "log.jsonl") for s in run.records},
         "precision": workshop.compute.dtype_name,
         "gemm_gflops": round(gemm_rate(workshop.compute)),
-        "peak_memory_gib": round(peak_memory_gib(), 2),
+        "peak_memory_gib": run.phases.peak_gib,
         "versions": run.records[1]["versions"],
         "towers": run.records[2]["towers"],
         "towers_unchanged": {f"stage {s}": r["towers_unchanged"] for s, r in run.records.items()},
