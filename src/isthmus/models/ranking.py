@@ -102,7 +102,7 @@ def _inside(image: Int[Tensor, " S"], start: int, count: int) -> Int[Tensor, " R
 def _pieces(rows: Int[Tensor, " R"], lengths: Int[Tensor, " R"]) -> Iterator[Int[Tensor, " r"]]:
     """Rows in pieces of like length, so that little of what is computed is padding."""
     ordered = rows[lengths.argsort(stable=True)]
-    yield from (piece for piece in ordered.split(_ROWS) if len(piece))
+    yield from (piece for piece in torch.split(ordered, _ROWS) if len(piece))
 
 
 def _cut(texts: Text, width: int) -> Text:
