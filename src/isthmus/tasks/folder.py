@@ -1,0 +1,197 @@
+"""Caption every picture of a folder: read ahead, in batches, each written as it comes.
+
+The call that captions is passed in, and so is the place that captions go to (`isthmus.tasks.output`), which knows
+what an earlier run has done. A picture that cannot be read is reported and left out; it never ends the run.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+from PIL import Image
+
+from isthmus.data.image import FORMATS
+from isthmus.errors import DataError
+
+Read = TypeVar("Read")
+_THREADS = 4
+_AHEAD = 32
+"""Pictures that are read before they are needed, at most."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture's file, and the name it has in what is written: as given, or its path within the one folder."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pictures of some files and folders in a fixed order, and the other files that lay among them."""
+
+    pictures: tuple[Picture, ...]
+    others: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A picture that cannot be read, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did: captions written, how many of them empty, pictures done before, and those it could not read."""
+
+    written: int
+    empty: int
+    done_before: int
+    broken: tuple[Broken, ...]
+
+
+@runtime_checkable
+class Place(Protocol):
+    """Where captions go."""
+
+    def done(self, picture: Picture) -> bool:
+        """True where this picture needs no caption any more."""
+
+    def write(self, rows: Sequence[tuple[Picture, str]]) -> None:
+        """Keep the captions of some pictures; raises UserError where that fails."""
+
+
+@dataclass(frozen=True)
+class Captioning(Generic[Read]):
+    """The two calls that a run is made of: file → picture, as the model takes it, and pictures → captions."""
+
+    read: Callable[[Path], Read]
+    caption: Callable[[list[Read]], list[str]]
+
+
+def find_pictures(given: Sequence[Path]) -> Found:
+    """Find the pictures of files and folders, folders with all below them, in the order given and by name.
+
+    In a folder a picture is known by its suffix; hidden files and folders are passed over, links to folders are not
+    followed. A file that is named itself is always taken. A picture that is found twice counts once. Raises DataError
+    for a path that does not exist and where there is no picture at all.
+    """
+    alone = len(given) == 1
+    known = suffixes()
+    pictures: dict[Path, Picture] = {}
+    others: list[Path] = []
+    for start in given:
+        if not start.exists():
+            raise DataError(f"{start}: there is no such file or folder; give pictures or folders of pictures")
+        if not start.is_dir():
+            pictures.setdefault(location(start), Picture(start, str(start)))
+            continue
+        for path in _files(start):
+            if path.suffix.lower() in known:
+                name = path.relative_to(start).as_posix() if alone else str(path)
+                pictures.setdefault(location(path), Picture(path, name))
+            else:
+                others.append(path)
+    if not pictures:
+        raise DataError(
+            f"{', '.join(map(str, given))}: there is no picture in it ({len(others)} other files); "
+            f"pictures are known by {', '.join(sorted(known))}"
+        )
+    return Found(tuple(pictures.values()), tuple(others))
+
+
+def location(path: Path) -> Path:
+    """Where a file lies, however it was named; a link to a file stays a file of its own."""
+    return path.parent.resolve() / path.name
+
+
+def suffixes() -> frozenset[str]:
+    """The file name endings of the formats that are read, in lower case with their dot."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder that is not hidden, each folder's own before those of its folders, by name."""
+
+    def refuse(problem: OSError) -> None:
+        raise DataError(f"{problem.filename}: the folder cannot be read ({problem.strerror})") from problem
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+
+
+def caption_pictures(
+    pictures: Sequence[Picture],
+    place: Place,
+    captioning: Captioning[Read],
+    *,
+    batch_size: int,
+    progress: Callable[[int, int], object],
+) -> Outcome:
+    """Caption what is not done yet; `progress` is told (pictures done, pictures in all) after each batch.
+
+    Raises DataError where pictures were to be read and not one of all could be; whatever `place` raises.
+    """
+    todo = [picture for picture in pictures if not place.done(picture)]
+    before = len(pictures) - len(todo)
+    broken: list[Broken] = []
+    written = empty = 0
+    progress(before, len(pictures))
+    for batch in read_batches(todo, captioning.read, batch_size=batch_size, broken=broken):
+        captions = captioning.caption([picture for _, picture in batch])
+        place.write([(picture, caption) for (picture, _), caption in zip(batch, captions, strict=True)])
+        written += len(batch)
+        empty += sum(not caption.strip() for caption in captions)
+        progress(before + written + len(broken), len(pictures))
+    refuse_all_broken(broken, len(pictures))
+    return Outcome(written, empty, before, tuple(broken))
+
+
+def read_batches(
+    pictures: Iterable[Picture], read: Callable[[Path], Read], *, batch_size: int, broken: list[Broken]
+) -> Iterator[list[tuple[Picture, Read]]]:
+    """Read pictures ahead in threads and yield full batches in order; who cannot be read is put into `broken`."""
+    good = _good(pictures, read, broken)
+    while batch := list(islice(good, batch_size)):
+        yield batch
+
+
+def _good(
+    pictures: Iterable[Picture], read: Callable[[Path], Read], broken: list[Broken]
+) -> Iterator[tuple[Picture, Read]]:
+    for picture, future in _ahead(pictures, read):
+        try:
+            yield picture, future.result()
+        except DataError as problem:
+            broken.append(Broken(picture.name, str(problem).removeprefix(f"{picture.path}: ")))
+
+
+def _ahead(pictures: Iterable[Picture], read: Callable[[Path], Read]) -> Iterator[tuple[Picture, Future[Read]]]:
+    waiting: deque[tuple[Picture, Future[Read]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for picture in pictures:
+            waiting.append((picture, pool.submit(read, picture.path)))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+
+
+def refuse_all_broken(broken: Sequence[Broken], pictures: int) -> None:
+    """Raise DataError where not one of so many pictures could be read."""
+    if len(broken) == pictures:
+        first = broken[0]
+        raise DataError(
+            f"{first.name}: {first.reason}"
+            if pictures == 1
+            else (f"not one of {pictures} pictures could be read; the first, {first.name}: {first.reason}")
+        )

@@ -1,0 +1,221 @@
+"""Where captions go: one JSON-lines file, or a text file beside each picture.
+
+Both look at their place before the first caption is made, tell what is done already, and keep what they have when
+the disk is full or the process is killed: lines are written whole and flushed, text files appear whole or not at all.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from isthmus.errors import DataError, UserError
+from isthmus.features.files import write_atomically
+from isthmus.tasks.folder import Picture, location
+from isthmus.tasks.lines import is_half, make_line, read_line, write_all
+
+Existing = Literal["skip", "overwrite", "append"]
+"""What to do with a picture that has a caption: leave it, make it anew, or add one that is not there yet."""
+
+
+class CaptionFile:
+    """Captions as JSON lines, which are the metadata of an image folder: they can be trained on as they are.
+
+    Looks at the file at once and changes nothing until the first caption is written; a last line that a killed run
+    wrote by half is dropped then. With `append` the file is put in order at the end: a picture has one line again,
+    with all its captions as a list. Raises UserError where the place cannot be written, or holds other things.
+    """
+
+    def __init__(self, path: Path, existing: Existing) -> None:
+        self.path = path
+        self._existing = existing
+        self._file: BinaryIO | None = None
+        self._length = 0
+        self._texts: dict[str, list[str]] = {}
+        if path.exists():
+            self._read()
+        check_place(path)
+
+    def owns(self, path: Path) -> bool:
+        """True for the file itself."""
+        return location(path) == location(self.path)
+
+    def done(self, picture: Picture) -> bool:
+        """True where the file has a line for this picture and it is to be left."""
+        return self._existing == "skip" and picture.name in self._texts
+
+    def write(self, rows: Sequence[tuple[Picture, str]]) -> None:
+        """Add lines; raises UserError where the disk is full, and leaves the lines before whole."""
+        new = [(picture.name, text) for picture, text in rows if text not in self._kept(picture.name)]
+        if not new:
+            return
+        content = b"".join(make_line({"file_name": name, "text": text}) for name, text in new)
+        try:
+            file = self._open()
+            write_all(file, content)
+        except OSError as problem:
+            self._cut()
+            raise _full(self.path, problem) from problem
+        self._length += len(content)
+        for name, text in new:
+            self._texts.setdefault(name, []).append(text)
+
+    def __enter__(self) -> "CaptionFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Flush the file to the disk and close it; after a whole run with `append`, one line a picture."""
+        if self._file is None:
+            return
+        try:
+            with self._file as file:
+                os.fsync(file.fileno())
+            if self._existing == "append" and kind is None:
+                write_atomically(self.path, self._write_merged)
+        except OSError as problem:
+            raise _full(self.path, problem) from problem
+
+    def _kept(self, name: str) -> list[str]:
+        return self._texts.get(name, []) if self._existing == "append" else []
+
+    def _read(self) -> None:
+        """Take in what is written; what follows the last line's end is left out where it is the half of a line."""
+        if not self.path.is_file():
+            raise DataError(
+                f"{self.path} is no file that captions can be written to; name a file such as captions.jsonl"
+            )
+        try:
+            with self.path.open("rb") as file:
+                for number, raw in enumerate(file, start=1):
+                    if not raw.endswith(b"\n") and is_half(raw):
+                        return
+                    self._take(raw, f"{self.path}, line {number}")
+                    self._length += len(raw)
+        except OSError as problem:
+            raise DataError(f"{self.path} cannot be read ({problem.strerror}); choose another output") from problem
+
+    def _take(self, raw: bytes, where: str) -> None:
+        if not raw.strip():
+            return
+        entry = read_line(raw)
+        if entry is None:
+            raise DataError(
+                f"{where}: this is no caption of a picture, so the file is left as it is; choose another output"
+            )
+        name, text = entry["file_name"], entry["text"]
+        self._texts.setdefault(name, []).extend([text] if isinstance(text, str) else text)
+
+    def _open(self) -> BinaryIO:
+        """Open the file at the first caption: emptied, or cut to whole lines."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("r+b" if self.path.exists() else "wb", buffering=0)
+            if self._existing == "overwrite":
+                self._length = 0
+            self._file.truncate(self._length)
+            self._file.seek(self._length)
+            if self._length:
+                self._end_last_line(self._file)
+        return self._file
+
+    def _end_last_line(self, file: BinaryIO) -> None:
+        file.seek(self._length - 1)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+            self._length += 1
+
+    def _cut(self) -> None:
+        """Take a line that was written by half away again; a later run would do it too."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.truncate(self._length)
+
+    def _write_merged(self, scratch: Path) -> None:
+        """Copy the file with one line a picture: the first, with all captions and its own other keys."""
+        with self.path.open("rb") as file, scratch.open("wb") as out:
+            left = dict(self._texts)
+            for raw in file:
+                entry = read_line(raw)
+                texts = left.pop(entry["file_name"], None) if entry else None
+                if entry and texts is not None:
+                    out.write(make_line({**entry, "text": texts[0] if len(texts) == 1 else texts}))
+
+
+class SideCars:
+    """Captions as text files: beside a/1.jpg stands a/1.txt; several captions are several lines.
+
+    Looks at every folder at once. Raises UserError where one cannot be written, and where two pictures would share
+    a text file.
+    """
+
+    def __init__(self, pictures: Iterable[Picture], existing: Existing) -> None:
+        self._existing = existing
+        owners: dict[Path, Picture] = {}
+        for picture in pictures:
+            path = _beside(picture)
+            other = owners.setdefault(location(path), picture)
+            if other is not picture:
+                raise DataError(f"{other.path} and {picture.path} would share {path}; rename one, or write JSON lines")
+            if path.exists() and not path.is_file():
+                raise DataError(f"{path} is no file, so the caption of {picture.path} cannot be written; move it away")
+        self._own = frozenset(owners)
+        for folder in sorted({picture.path.parent for picture in owners.values()}):
+            check_place(folder / "captions")
+
+    def owns(self, path: Path) -> bool:
+        """True for a text file beside one of the pictures."""
+        return location(path) in self._own
+
+    def done(self, picture: Picture) -> bool:
+        """True where the text file is there and is to be left."""
+        return self._existing == "skip" and _beside(picture).exists()
+
+    def write(self, rows: Sequence[tuple[Picture, str]]) -> None:
+        """Write or extend text files, each whole or not at all; raises UserError where the disk is full."""
+        for picture, text in rows:
+            path = _beside(picture)
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines() if self._adds_to(path) else []
+                if text not in lines:
+                    content = "".join(f"{line}\n" for line in (*lines, text))
+                    write_atomically(path, partial(Path.write_text, data=content, encoding="utf-8"))
+            except UnicodeDecodeError as problem:
+                raise DataError(f"{path} is no text in UTF-8, so nothing can be added to it; move it away") from problem
+            except OSError as problem:
+                raise _full(path, problem) from problem
+
+    def __enter__(self) -> "SideCars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to do: every file is on the disk already."""
+
+    def _adds_to(self, path: Path) -> bool:
+        return self._existing == "append" and path.exists()
+
+
+def check_place(path: Path) -> None:
+    """See that a file can be written here, or its folder made; raises UserError where not. Leaves no trace."""
+    place = path.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            if path.exists():
+                path.open("r+b").close()
+    except OSError as problem:
+        raise UserError(f"{path} cannot be written ({problem.strerror}); choose another output") from problem
+
+
+def _beside(picture: Picture) -> Path:
+    return picture.path.with_suffix(".txt")
+
+
+def _full(path: Path, problem: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({problem.strerror}); what was written before is whole: free space and run the "
+        "same command again"
+    )

@@ -1,0 +1,309 @@
+"""Captioning folders: what is a picture, what is done already, what is left when something breaks."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from isthmus.data.image import open_image
+from isthmus.errors import DataError, UserError
+from isthmus.tasks import output
+from isthmus.tasks.folder import Captioning, Picture, caption_pictures, find_pictures
+from isthmus.tasks.output import CaptionFile, SideCars, check_place
+
+
+def paint(path, width=4):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, 3)).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three pictures, widths 1 to 3, in a folder with files that are none."""
+    root = tmp_path / "pictures"
+    for width, name in enumerate(("b.png", "A.PNG", "inner/a.jpg"), start=1):
+        paint(root / name, width)
+    (root / "notes.md").write_text("no picture")
+    paint(root / ".thumbnails" / "b.png")
+    (root / ".hidden.png").write_text("")
+    return root
+
+
+class Captioner:
+    """Says how wide each picture is, and keeps the sizes of its batches."""
+
+    def __init__(self, prefix="width "):
+        self.prefix, self.batches = prefix, []
+
+    def __call__(self, pictures):
+        self.batches.append(len(pictures))
+        return [f"{self.prefix}{picture.width}" for picture in pictures]
+
+
+def run(place, pictures, captioner=None, batch_size=2, progress=lambda done, total: None):
+    captioning = Captioning(open_image, captioner or Captioner())
+    with place:
+        return caption_pictures(pictures, place, captioning, batch_size=batch_size, progress=progress)
+
+
+def lines(path):
+    return [tuple(json.loads(line).values()) for line in path.read_text().splitlines()]
+
+
+ALL = [("A.PNG", "width 2"), ("b.png", "width 1"), ("inner/a.jpg", "width 3")]
+
+
+def test_pictures_of_a_folder_by_name_with_all_below_it(folder):
+    found = find_pictures([folder])
+    assert [picture.name for picture in found.pictures] == ["A.PNG", "b.png", "inner/a.jpg"]
+    assert [picture.path for picture in found.pictures] == [folder / name for name, _ in ALL]
+    assert found.others == (folder / "notes.md",)
+
+
+def test_several_places_are_named_as_given_each_picture_once(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    found = find_pictures([Path("inner"), Path("b.png"), Path(), Path("notes.md")])
+    assert [picture.name for picture in found.pictures] == ["inner/a.jpg", "b.png", "A.PNG", "notes.md"]
+
+
+def test_a_link_to_a_picture_is_a_picture_and_a_link_to_a_folder_is_not_followed(folder):
+    (folder / "c.png").symlink_to(folder / "b.png")
+    (folder / "loop").symlink_to(folder)
+    assert [picture.name for picture in find_pictures([folder]).pictures] == ["A.PNG", "b.png", "c.png", "inner/a.jpg"]
+
+
+def test_a_missing_path_and_a_place_without_pictures_are_errors(tmp_path, folder):
+    with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
+        find_pictures([folder, tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: there is no picture in it \(0 other files\); .*\.jpeg"):
+        find_pictures([tmp_path / "empty"])
+
+
+def test_json_lines_in_batches_written_as_they_come(folder, tmp_path):
+    path = tmp_path / "new" / "captions.jsonl"
+    seen = []
+
+    class Watching(Captioner):
+        def __call__(self, pictures):
+            seen.append(lines(path) if path.exists() else None)
+            return super().__call__(pictures)
+
+    captioner = Watching()
+    outcome = run(CaptionFile(path, "skip"), find_pictures([folder]).pictures, captioner)
+    assert lines(path) == ALL
+    assert json.loads(path.read_text().splitlines()[0]) == {"file_name": "A.PNG", "text": "width 2"}
+    assert captioner.batches == [2, 1] and seen == [None, ALL[:2]]
+    assert (outcome.written, outcome.done_before, outcome.empty, outcome.broken) == (3, 0, 0, ())
+
+
+def test_progress_counts_what_was_done_before(folder, tmp_path):
+    path, pictures, told = tmp_path / "captions.jsonl", find_pictures([folder]).pictures, []
+    run(CaptionFile(path, "skip"), pictures[:1])
+    run(CaptionFile(path, "skip"), pictures, batch_size=1, progress=lambda *counts: told.append(counts))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("half", ['{"file_name": "b.png", "te', '{"fi', '{"file_name": "b.png", "text": "width 1"}'])
+def test_going_on_after_a_kill_mends_the_last_line(folder, tmp_path, half):
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"file_name": "A.PNG", "text": "width 2"}\n' + half)
+    captioner = Captioner()
+    outcome = run(CaptionFile(path, "skip"), find_pictures([folder]).pictures, captioner)
+    assert lines(path) == ALL
+    whole = half.endswith("}")
+    assert (outcome.done_before, sum(captioner.batches)) == ((2, 1) if whole else (1, 2))
+
+
+def test_looking_at_a_file_changes_nothing(tmp_path):
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"file_name": "A.PNG", "text": "x"}\n{"file_n')
+    before = path.read_bytes()
+    for existing in ("skip", "overwrite", "append"):
+        CaptionFile(path, existing)
+        CaptionFile(tmp_path / "new" / "captions.jsonl", existing)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["captions.jsonl"]
+
+
+def test_overwrite_begins_anew_and_append_adds_what_is_new_to_the_same_line(folder, tmp_path):
+    path, pictures = tmp_path / "captions.jsonl", find_pictures([folder]).pictures
+    path.write_text(
+        '{"file_name": "gone.png", "text": "old"}\n{"file_name": "b.png", "text": ["width 1", "x"], "image_id": 7}\n'
+    )
+    run(CaptionFile(path, "append"), pictures)
+    run(CaptionFile(path, "append"), pictures, Captioner("w"))
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert entries == [
+        {"file_name": "gone.png", "text": "old"},
+        {"file_name": "b.png", "text": ["width 1", "x", "w1"], "image_id": 7},
+        {"file_name": "A.PNG", "text": ["width 2", "w2"]},
+        {"file_name": "inner/a.jpg", "text": ["width 3", "w3"]},
+    ]
+    run(CaptionFile(path, "append"), pictures, Captioner("w"))
+    assert [json.loads(line) for line in path.read_text().splitlines()] == entries
+    run(CaptionFile(path, "overwrite"), pictures)
+    assert lines(path) == ALL
+
+
+def test_side_cars(folder):
+    pictures = find_pictures([folder]).pictures
+    (folder / "b.txt").write_text("by hand\n")
+    outcome = run(SideCars(pictures, "skip"), pictures)
+    assert (outcome.written, outcome.done_before) == (2, 1)
+    texts = {name: (folder / name).read_text() for name in ("A.txt", "b.txt", "inner/a.txt")}
+    assert texts == {"A.txt": "width 2\n", "b.txt": "by hand\n", "inner/a.txt": "width 3\n"}
+    run(SideCars(pictures, "append"), pictures)
+    run(SideCars(pictures, "append"), pictures)
+    assert (folder / "b.txt").read_text() == "by hand\nwidth 1\n" and (folder / "A.txt").read_text() == "width 2\n"
+    run(SideCars(pictures, "overwrite"), pictures)
+    assert (folder / "b.txt").read_text() == "width 1\n"
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_each_place_knows_its_own_files(folder, tmp_path):
+    side_cars = SideCars(find_pictures([folder]).pictures, "skip")
+    assert side_cars.owns(folder / "b.txt") and not side_cars.owns(folder / "notes.md")
+    file = CaptionFile(folder / "captions.jsonl", "skip")
+    assert file.owns(folder / "inner" / ".." / "captions.jsonl") and not file.owns(folder / "b.txt")
+
+
+def test_two_pictures_never_share_a_side_car(folder):
+    paint(folder / "b.jpg")
+    with pytest.raises(DataError, match=r"b\.jpg and .*b\.png would share .*b\.txt"):
+        SideCars(find_pictures([folder]).pictures, "skip")
+
+
+def test_broken_pictures_are_named_and_left_out_and_batches_stay_full(folder, tmp_path):
+    (folder / "B0.jpg").write_text("<html>")
+    (folder / "c.png").write_bytes((folder / "b.png").read_bytes()[:50])
+    captioner, path = Captioner(), tmp_path / "captions.jsonl"
+    outcome = run(CaptionFile(path, "skip"), find_pictures([folder]).pictures, captioner)
+    assert lines(path) == ALL and captioner.batches == [2, 1]
+    assert [(one.name, one.reason.split(" (")[0]) for one in outcome.broken] == [
+        ("B0.jpg", "this is no picture in one of the formats JPEG, PNG, WEBP, GIF, BMP, TIFF."),
+        ("c.png", "the picture is broken"),
+    ]
+
+
+def test_nothing_but_broken_pictures_is_an_error(tmp_path):
+    pictures = [Picture(tmp_path / name, name) for name in ("1.png", "2.png")]
+    path = tmp_path / "captions.jsonl"
+    with pytest.raises(DataError, match=r"not one of 2 pictures could be read; the first, 1\.png: the picture cannot"):
+        run(CaptionFile(path, "skip"), pictures)
+    with pytest.raises(DataError, match=r"^1\.png: the picture cannot be read \(No such file or directory\)"):
+        run(CaptionFile(path, "skip"), pictures[:1])
+    assert not path.exists()
+
+
+def test_empty_captions_are_written_and_counted(folder, tmp_path):
+    path, pictures = tmp_path / "captions.jsonl", find_pictures([folder]).pictures
+    outcome = run(CaptionFile(path, "skip"), pictures, lambda found: [" "] * len(found))
+    assert (outcome.written, outcome.empty) == (3, 3)
+
+
+class FullDisk:
+    """A file that takes some bytes and then no more, as a disk that gets full does."""
+
+    def __init__(self, file, room):
+        self._file, self._room = file, room
+
+    def write(self, content):
+        if self._room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = self._file.write(content[: self._room])
+        self._room -= taken
+        return taken
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_a_full_disk_leaves_whole_lines_and_the_run_goes_on_later(folder, tmp_path, monkeypatch):
+    path, pictures = tmp_path / "captions.jsonl", find_pictures([folder]).pictures
+    place, opened = CaptionFile(path, "skip"), CaptionFile._open
+    full = []
+
+    def open_full(self):
+        if not full:
+            full.append(FullDisk(opened(self), 60))
+        return full[0]
+
+    monkeypatch.setattr(CaptionFile, "_open", open_full)
+    with pytest.raises(UserError, match=r"captions\.jsonl cannot be written \(No space left on device\); what was"):
+        run(place, pictures, batch_size=1)
+    assert lines(path) == ALL[:1] and path.read_bytes().endswith(b"}\n")
+    monkeypatch.undo()
+    run(CaptionFile(path, "skip"), pictures)
+    assert lines(path) == ALL
+
+
+def test_a_full_disk_leaves_no_half_side_car(folder, monkeypatch):
+    pictures = find_pictures([folder]).pictures
+    (folder / "b.txt").write_text("by hand\n")
+
+    def refuse(path, write):
+        if path.name == "b.txt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path)
+
+    monkeypatch.setattr(output, "write_atomically", refuse)
+    with pytest.raises(UserError, match=r"b\.txt cannot be written \(No space left on device\)"):
+        run(SideCars(pictures, "overwrite"), pictures)
+    assert (folder / "A.txt").read_text() == "width 2\n" and (folder / "b.txt").read_text() == "by hand\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("important\n", "line 1: this is no caption"),
+        ("important", "line 1: this is no caption"),
+        ('{"file_name": "a", "text": "b"}\n{"file_name": "a"}\n', "line 2: this is no caption"),
+        ('{"file_name": "a", "text": 3}\n', "line 1: this is no caption"),
+        ("[]\n", "line 1: this is no caption"),
+    ],
+)
+@pytest.mark.parametrize("existing", ["skip", "overwrite", "append"])
+def test_a_file_of_other_things_is_left_alone(tmp_path, content, message, existing):
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        CaptionFile(path, existing)
+    assert path.read_text() == content
+
+
+def test_a_place_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\); choose another output"):
+        CaptionFile(tmp_path / "file" / "captions.jsonl", "skip")
+    with pytest.raises(UserError, match="cannot be written"):
+        CaptionFile(Path("/proc/isthmus/captions.jsonl"), "skip")
+    with pytest.raises(DataError, match="is no file that captions can be written to"):
+        CaptionFile(tmp_path, "skip")
+    with pytest.raises(UserError, match="cannot be written"):
+        check_place(Path("/proc/captions"))
+    paint(tmp_path / "a.png")
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(DataError, match=r"a\.txt is no file"):
+        SideCars(find_pictures([tmp_path / "a.png"]).pictures, "skip")
+
+
+def test_a_side_car_that_is_no_text_is_not_added_to(tmp_path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+    pictures = find_pictures([tmp_path]).pictures
+    with pytest.raises(DataError, match=r"a\.txt is no text in UTF-8"):
+        run(SideCars(pictures, "append"), pictures)
+    assert (tmp_path / "a.txt").read_bytes() == b"\xff\xfe"
+
+
+def test_a_name_that_is_no_utf_8_goes_out_and_in_again(tmp_path):
+    paint(Path(os.fsdecode(os.fsencode(tmp_path / "pictures") + b"/\xff.png")))
+    paint(tmp_path / "pictures" / "ä.png")
+    path, pictures = tmp_path / "captions.jsonl", find_pictures([tmp_path / "pictures"]).pictures
+    assert run(CaptionFile(path, "skip"), pictures).written == 2
+    assert run(CaptionFile(path, "skip"), pictures).done_before == 2
+    assert "ä.png" in path.read_text(encoding="utf-8")
