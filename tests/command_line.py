@@ -67,7 +67,7 @@ def tiny_recipes(place: Path) -> tuple[Path, Path]:
         **common,
         "stage": 2,
         "output": str(place / "two"),
-        "stage1": str(place / "one"),
+        "init": {"from": str(place / "one")},
         "bridge": {"projection": "least_squares"},
         "llm": {
             "weights": f"folder:{tiny_llama_folder(place / 'llama')}",

@@ -23,7 +23,7 @@ STAGE1 = {
 STAGE2 = {
     **{key: value for key, value in STAGE1.items() if key != "bridge"},
     "stage": 2,
-    "stage1": "runs/a",
+    "init": {"from": "runs/a"},
     "llm": {"weights": "folder:llama"},
 }
 
@@ -61,7 +61,7 @@ def test_defaults_are_filled_in(write):
         ("data.train=pictures", "`data.train` is 'pictures': "),
         ("bridge.bert=null", "stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`"),
         ("bridge.scratch.tokenizer=folder:x", "stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`"),
-        ("stage1=runs/a", "`stage1` is a key of stage 2; leave it out of stage 1"),
+        ("init.from=runs/a", "`init` is a key of stage 2; leave it out of stage 1"),
         ("llm.weights=folder:x", "`llm` is a key of stage 2; leave it out of stage 1"),
         ("train.accumulation=2", "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch"),
     ],
@@ -86,10 +86,24 @@ def test_a_missing_key_in_a_section_is_named():
         check({**STAGE1, "data": {"train": {}}}, "here")
 
 
-@pytest.mark.parametrize("missing", ["llm", "stage1"])
-def test_stage_2_needs_a_language_model_and_a_stage_1_run(missing):
-    with pytest.raises(ConfigError, match=f"stage 2 needs `{missing}`"):
+@pytest.mark.parametrize(("missing", "named"), [("llm", "llm"), ("init", "init.from")])
+def test_stage_2_needs_a_language_model_and_a_stage_1_run(missing, named):
+    with pytest.raises(ConfigError, match=f"stage 2 needs `{named}`"):
         check({**STAGE2, missing: None}, "here")
+
+
+def test_a_config_written_out_can_be_read_again():
+    config = check(STAGE2, "here")
+    written = config.model_dump(mode="json")
+    assert written["init"] == {"from": "runs/a"}
+    assert check(written, "there") == config
+
+
+def test_what_a_bridge_starts_from_has_one_key():
+    with pytest.raises(ConfigError, match="unknown key `init.folder`"):
+        check({**STAGE2, "init": {"from": "runs/a", "folder": "runs/a"}}, "here")
+    with pytest.raises(ConfigError, match="the key `init.from` is missing"):
+        check({**STAGE2, "init": {}}, "here")
 
 
 def test_stage_2_accumulates():

@@ -89,7 +89,7 @@ def test_from_pixels(world, stage):
 def test_in_bf16_both_stages_train_and_are_scored(world):
     options = ["precision=bf16", "train.steps=2", f"features.folder={world / 'features-bf16'}"]
     assert isthmus("train", world / "one.yaml", *options, f"output={world / 'one-bf16'}") == 0
-    options += [f"stage1={world / 'one-bf16'}", f"output={world / 'two-bf16'}"]
+    options += [f"init.from={world / 'one-bf16'}", f"output={world / 'two-bf16'}"]
     assert isthmus("train", world / "two.yaml", *options) == 0
     assert isthmus("evaluate", world / "two-bf16") == 0
     assert read_bridge(world / "two-bf16" / "bridge").provenance["precision"] == "bfloat16"
@@ -149,8 +149,8 @@ WRONG = {
     "unknown language model": ("two", lambda _: "llm.weights=hub:no/such", "'no/such' cannot be loaded"),
     "unknown key": ("one", lambda _: "train.stps=3", "unknown key `train.stps`"),
     "wrong type": ("one", lambda _: "train.steps=many", "`train.steps` is 'many'"),
-    "stage 2 from stage 2": ("two", lambda w: f"stage1={w / 'two'}", "is the bridge of stage 2"),
-    "stage 2 from no run": ("two", lambda w: f"stage1={w / 'pictures'}", "is no model folder"),
+    "stage 2 from stage 2": ("two", lambda w: f"init.from={w / 'two'}", "is the bridge of stage 2"),
+    "stage 2 from no run": ("two", lambda w: f"init.from={w / 'pictures'}", "is no model folder"),
     "a store of another encoder": ("one", other_encoder, "the stored encoder is"),
     "stage 2 after another encoder": ("two", other_encoder, "is not the one this bridge was trained with"),
     "an earlier run": ("one", lambda w: f"output={w / 'one'}", "holds the bridge of an earlier run"),

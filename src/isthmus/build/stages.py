@@ -29,11 +29,11 @@ def build_stage1(config: RunConfig, vision_width: int) -> tuple[Stage1, BuiltBri
 def build_stage2(config: RunConfig, source: Source, workshop: Workshop) -> tuple[Stage2, BuiltBridge]:
     """A stage-1 bridge before a frozen language model; the projection still has to be started.
 
-    Raises `CheckpointError` when `stage1` is no folder of a stage-1 run, or one of another encoder.
+    Raises `CheckpointError` when `init.from` is no folder of a stage-1 run, or one of another encoder.
     """
     assert config.llm is not None
-    assert config.stage1 is not None
-    folder = Path(config.stage1).expanduser()
+    assert config.init is not None
+    folder = Path(config.init.folder).expanduser()
     check_tower(read_stage1(folder), "encoder", workshop.tower)  # before the language model is loaded
     llm = build_llm(config.llm, make_prompt(config.llm, source, seed=config.seed), workshop.compute)
     built = stage2_bridge(folder, config.bridge, language_width=llm.width)

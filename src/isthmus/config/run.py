@@ -18,6 +18,13 @@ from isthmus.errors import ConfigError
 _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 
 
+class InitConfig(Section):
+    """A bridge that is there already, to go on from."""
+
+    folder: str = Field(alias="from")
+    """The folder of its run, or the model folder itself."""
+
+
 class RunConfig(Section):
     """Everything one training run depends on."""
 
@@ -41,8 +48,8 @@ class RunConfig(Section):
     """The frozen image encoder."""
     bridge: BridgeConfig = BridgeConfig()
     """The trained part."""
-    stage1: str | None = None
-    """Stage 2 only: the folder of the stage-1 run that the bridge starts from."""
+    init: InitConfig | None = None
+    """What the bridge starts from, in place of a BERT or of nothing."""
     llm: LanguageConfig | None = None
     """Stage 2 only: the frozen language model."""
     objectives: ObjectivesConfig = ObjectivesConfig()
@@ -54,16 +61,16 @@ class RunConfig(Section):
     def _stages_are_whole(self) -> "RunConfig":
         if self.stage == 1:
             self._check_stage1()
-        elif self.llm is None or self.stage1 is None:
-            missing = "llm" if self.llm is None else "stage1"
+        elif self.llm is None or self.init is None:
+            missing = "llm" if self.llm is None else "init.from"
             raise ValueError(f"stage 2 needs `{missing}`: a frozen language model and the folder of a stage-1 run")
         return self
 
     def _check_stage1(self) -> None:
         if (self.bridge.bert is None) == (self.bridge.scratch is None):
             raise ValueError("stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`")
-        if self.llm is not None or self.stage1 is not None:
-            given = "llm" if self.llm is not None else "stage1"
+        if self.llm is not None or self.init is not None:
+            given = "llm" if self.llm is not None else "init"
             raise ValueError(f"`{given}` is a key of stage 2; leave it out of stage 1")
         if self.train.accumulation > 1:
             raise ValueError(
