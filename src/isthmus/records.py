@@ -53,6 +53,11 @@ class Text:
         """Take rows by index, in its order, repeats allowed."""
         return Text(self.ids[index], self.mask[index])
 
+    def trimmed(self) -> "Text":
+        """Leave out the padding that no row needs, as after a selection of short ones."""
+        width = int(self.mask.sum(dim=1).max())
+        return Text(self.ids[:, :width], self.mask[:, :width])
+
     def to(self, device: torch.device | str) -> "Text":
         """Move both tensors."""
         return Text(self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))

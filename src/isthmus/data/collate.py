@@ -33,7 +33,7 @@ def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
     text = tokenize(captions)
     identity = Identity(
         image=torch.tensor([text_identity(row.image_id) for row in rows]),
-        caption=torch.tensor([_token_identity(ids[mask]) for ids, mask in zip(text.ids, text.mask, strict=True)]),
+        caption=caption_identity(text),
     )
     return Batch(
         vision=torch.stack([row.vision for row in rows]),
@@ -42,6 +42,11 @@ def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
         identity=identity,
         index=torch.tensor([row.index for row in rows]),
     )
+
+
+def caption_identity(text: Text) -> Int[Tensor, " B"]:
+    """Hash the tokens that the Q-Former reads of each caption: equal hashes, equal captions."""
+    return torch.tensor([_token_identity(ids[mask]) for ids, mask in zip(text.ids, text.mask, strict=True)])
 
 
 def _token_identity(ids: Int[Tensor, " T"]) -> int:

@@ -88,7 +88,7 @@ def match_pairs(
         memory, inside = bridge.qformer.memory.project(piece), _inside(pairs[:, 0], start, len(piece))
         for rows in _pieces(inside, lengths[pairs[inside, 1]]):
             image, text = (pairs[rows] - torch.tensor([start, 0])).T
-            words = _cut(texts.select(text), int(lengths[text].max())).to(piece.device)
+            words = texts.select(text).trimmed().to(piece.device)
             found[rows] = match_logits(bridge, memory.select(image.to(piece.device)), words).float().cpu()
         start += len(piece)
     return found
@@ -103,7 +103,3 @@ def _pieces(rows: Int[Tensor, " R"], lengths: Int[Tensor, " R"]) -> Iterator[Int
     """Rows in pieces of like length, so that little of what is computed is padding."""
     ordered = rows[lengths.argsort(stable=True)]
     yield from (piece for piece in torch.split(ordered, _ROWS) if len(piece))
-
-
-def _cut(texts: Text, width: int) -> Text:
-    return Text(texts.ids[:, :width], texts.mask[:, :width])
