@@ -179,7 +179,8 @@ def test_two_pictures_never_share_a_side_car(folder):
 
 def test_broken_pictures_are_named_and_left_out_and_batches_stay_full(folder, tmp_path):
     (folder / "B0.jpg").write_text("<html>")
-    (folder / "c.png").write_bytes((folder / "b.png").read_bytes()[:50])
+    Image.effect_noise((32, 32), 90).save(folder / "c.png")
+    (folder / "c.png").write_bytes((folder / "c.png").read_bytes()[:500])
     captioner, path = Captioner(), tmp_path / "captions.jsonl"
     outcome = run(CaptionFile(path, "skip"), find_pictures([folder]).pictures, captioner)
     assert lines(path) == ALL and captioner.batches == [2, 1]
