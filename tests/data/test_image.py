@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isthmus.data.image import MAX_PIXELS, decode_image, open_image
+from isthmus.data.image import MAX_PIXELS, as_rgb, decode_image, open_image
 from isthmus.errors import DataError
 
 
@@ -85,6 +85,46 @@ def test_first_frame(tmp_path, name):
     first, second = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")
     path = saved(tmp_path, first, name, save_all=True, append_images=[second])
     assert min(pixel(path)) > 250
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_32_bits_are_refused_in_python_too(mode):
+    with pytest.raises(DataError, match=r"^the picture: the picture has 32-bit pixels, whose white is not"):
+        as_rgb(Image.new(mode, (2, 2)))
+
+
+def test_a_picture_in_memory_takes_the_same_form_as_its_file(tmp_path):
+    palette = Image.new("RGBA", (3, 2), (255, 0, 0, 0)).quantize(4)
+    deep = Image.fromarray(np.array([[0, 257, 65_535]], dtype=np.uint16))
+    turned = Image.open(saved(tmp_path, exif_of(6, Image.new("RGB", (4, 2))), "turned.png"))
+    for number, image in enumerate(
+        [palette, deep, turned, Image.new("LA", (2, 2), (9, 128)), Image.new("1", (2, 2), 1)]
+    ):
+        path = saved(tmp_path, image, f"{number}.png")
+        mode, size = image.mode, image.size
+        assert np.array_equal(as_rgb(image), open_image(path))
+        assert (image.mode, image.size) == (mode, size), "the caller's picture stays as it is"
+    cmyk = as_rgb(Image.new("CMYK", (1, 1), (0, 255, 255, 0)))
+    assert (cmyk.mode, cmyk.getpixel((0, 0))) == ("RGB", (255, 0, 0))
+
+
+def exif_of(orientation, image):
+    image.getexif()[0x0112] = orientation
+    return image
+
+
+def test_a_picture_in_memory_that_is_cut_short_or_has_no_pixels(tmp_path):
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, "PNG")
+    cut = Image.open(io.BytesIO(whole.getvalue()[:1500]))
+    with pytest.raises(DataError, match=r"^photo: the picture is broken \(.*\); replace it"):
+        as_rgb(cut, "photo")
+    with pytest.raises(DataError, match=r"^the picture: the picture has no pixels \(0 x 5\); leave it out"):
+        as_rgb(Image.new("RGB", (0, 5)))
+    with pytest.raises(DataError, match=r"more than 89,478,485 pixels \(89478486 x 1\)"):
+        as_rgb(Image.new("L", (MAX_PIXELS + 1, 1)))
+    with pytest.raises(DataError, match=r"has a side of 65,536 pixels, above 65,535; cut it"):
+        as_rgb(Image.new("L", (1, 65_536)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 10_000)])

@@ -41,6 +41,26 @@ def test_squash_keeps_the_whole_picture_and_normalises():
     assert view[0, 0, -1] > 1.6
 
 
+@pytest.mark.parametrize("size", [(4, 85), (85, 4), (3, 100), (101, 3)])
+def test_a_strips_centre_view_is_that_of_the_whole_strip(size):
+    """Beyond 16:1 the ends are cut off first, which must not show."""
+    preprocessing = Preprocessing(size=14, crop_share=0.875, **PLAIN)
+    whole = v2.functional.resize(picture(*size), 16, v2.InterpolationMode.BICUBIC)
+    whole = v2.functional.to_dtype(v2.functional.pil_to_tensor(whole), torch.float32, scale=True)
+    assert (preprocessing.centre(picture(*size)) - v2.functional.center_crop(whole, [14, 14])).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (65_535, 1)])
+def test_odd_sizes_pass_every_way_of_preprocessing(size, squash):
+    preprocessing = Preprocessing(size=224, crop_share=0.875, squash=squash, **PLAIN)
+    image = Image.new("RGB", size, (255, 0, 51))
+    wanted = torch.tensor([1.0, 0.0, 0.2])[:, None, None].expand(3, 224, 224)
+    assert torch.allclose(preprocessing.centre(image), wanted)
+    for draws in [(0.001,) * 5, (0.999,) * 5, (0.5, 0.001, 0.999, 0.5, 0.5)]:
+        assert torch.allclose(preprocessing.crop(image, draws, flip=True), wanted)
+
+
 def test_a_crop_is_a_pure_function_of_its_draws():
     preprocessing = Preprocessing(size=8, **PLAIN)
     corner = preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.9), flip=True)

@@ -1,4 +1,4 @@
-"""One picture file → one upright RGB picture, the same in training, evaluation and serving.
+"""One picture → one upright RGB picture, the same in training, evaluation, commands and Python.
 
 | given | becomes |
 |---|---|
@@ -9,8 +9,8 @@
 | several frames | the first |
 | I, F (32-bit) | refused: their white is not defined |
 
-Untrusted files are met at the header: only the formats below are tried, and the pixel cap is checked before
-anything is decoded.
+Untrusted files are met at the header: only the formats below are tried, and the caps on pixels are checked
+before anything is decoded.
 """
 
 import struct
@@ -26,6 +26,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 MAX_PIXELS = 89_478_485
 """Pixels a picture may have, by its header: Pillow's own limit, so that its warning never stands alone."""
+
+MAX_SIDE = 65_535
+"""Pixels a side may have: what a JPEG can hold. Strips beyond would fill the memory when they are resized."""
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -58,9 +61,7 @@ def decode_image(stream: BufferedReader | BytesIO, name: str) -> Image.Image:
     """
     try:
         with Image.open(stream, formats=FORMATS) as image:
-            _check_size(image.size, name)
-            image.load()
-            return _to_rgb(_upright(image), name)
+            return as_rgb(image, name)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -69,12 +70,35 @@ def decode_image(stream: BufferedReader | BytesIO, name: str) -> Image.Image:
         formats = ", ".join(FORMATS)
         raise DataError(f"{name}: this is no picture in one of the formats {formats}.") from error
     except Exception as error:  # decoders meet broken bytes with nearly every kind of exception
-        raise DataError(f"{name}: the picture is broken ({error}); replace it or remove it.") from error
+        raise _broken(name, error) from error
+
+
+def as_rgb(picture: Image.Image, name: str = "the picture") -> Image.Image:
+    """Give a picture that Pillow holds already, open or made by hand, the same upright RGB form.
+
+    Raises DataError, beginning with `name`, for one that is broken, too large, without pixels or of 32 bits.
+    """
+    _check_size(picture.size, name)
+    try:
+        picture.load()
+        return _to_rgb(_upright(picture), name)
+    except DataError:
+        raise
+    except Exception as error:  # a picture that was opened from a file is decoded here
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> DataError:
+    return DataError(f"{name}: the picture is broken ({error}); replace it or remove it.")
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:
+    if not size[0] * size[1]:
+        raise DataError(f"{name}: the picture has no pixels ({size[0]} x {size[1]}); leave it out.")
     if size[0] * size[1] > MAX_PIXELS:
         raise _too_large(name, f"{size[0]} x {size[1]}")
+    if max(size) > MAX_SIDE:
+        raise DataError(f"{name}: the picture has a side of {max(size):,} pixels, above {MAX_SIDE:,}; cut it.")
 
 
 def _too_large(name: str, found: str) -> DataError:
