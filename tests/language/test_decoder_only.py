@@ -3,55 +3,18 @@
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
+from decoders import MODELS, PROMPT, llm, soft_prompt, spelled
 from fakes import byte_tokenizer
 from isthmus.errors import TowerError
 from isthmus.fingerprint import module_fingerprint
 from isthmus.language import decoder_only
 from isthmus.language.decoder_only import DecoderOnlyLLM, place_labels
+from isthmus.language.llm import Decoding
 from isthmus.language.prompts import Prompt
 from isthmus.records import Text
 
-SIZES = {"vocab_size": 260, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
-ROTARY = {**SIZES, "intermediate_size": 32, "num_key_value_heads": 2, "initializer_range": 0.3}
-MARKS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**ROTARY, **MARKS)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**ROTARY, **MARKS, head_dim=8)),
-    "opt": lambda: OPTForCausalLM(
-        OPTConfig(**SIZES, **MARKS, ffn_dim=32, word_embed_proj_dim=8, init_std=0.3, dropout=0.5)
-    ),
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=260, n_embd=16, n_layer=2, n_head=4, initializer_range=0.3, **MARKS)
-    ),
-}
-PROMPT = Prompt(before="see: cat\nsee:", after=" is")
 CAPTIONS = ["a dog", "red", "two big cats"]
-
-
-def llm(family="llama", prompt=PROMPT, *, bos=True, **options):
-    torch.manual_seed(1)
-    model = MODELS[family]().double()
-    return DecoderOnlyLLM(model, byte_tokenizer(bos=bos), prompt, address=f"folder:{family}", **options)
-
-
-def soft_prompt(tower, rows=3, queries=4):
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(rows, queries, tower.width, dtype=torch.float64, generator=generator, requires_grad=True)
-
-
-def spelled(text):
-    return byte_tokenizer()(text, add_special_tokens=False).input_ids
 
 
 def plain_row_loss(tower, soft, caption, prompt, *, bos=True):
@@ -179,6 +142,7 @@ def test_autocast_does_not_reach_it():
 
 def scripted(monkeypatch, tower, texts):
     """Make greedy search write `texts[row]`, whatever the weights: only the head's choice is replaced."""
+    tower._prefix(1)  # computed before the script begins
     forward, written = tower.model.forward, [0]
 
     def spell(*arguments, **options):
@@ -198,23 +162,14 @@ def test_generation_stops_at_the_end_mark_or_the_end_of_sequence(monkeypatch, en
     mark = spelled(end) if end else [2]
     tower = llm(prompt=Prompt(before="see:", end=end))
     texts = [[*spelled(" red cat"), *mark, *spelled("never")], [*spelled(" dog"), 2, *spelled("never")]]
-    found = scripted(monkeypatch, tower, texts).generate(soft_prompt(tower, 2), max_new_tokens=12)
+    found = scripted(monkeypatch, tower, texts).generate(soft_prompt(tower, 2), Decoding(max_new_tokens=12))
     assert found == ["red cat", "dog"]
 
 
 def test_generation_stops_at_the_limit(monkeypatch):
     tower = llm()
     scripted(monkeypatch, tower, [spelled(" a long text")])
-    assert tower.generate(soft_prompt(tower, 1), max_new_tokens=4) == ["a l"]
-
-
-@pytest.mark.parametrize("family", MODELS)
-def test_batched_generation_is_single_generation(family):
-    tower = llm(family)
-    soft = soft_prompt(tower)
-    together = tower.generate(soft, max_new_tokens=6)
-    assert together == [tower.generate(row[None], max_new_tokens=6)[0] for row in soft]
-    assert tower.generate(soft[:0], max_new_tokens=6) == []
+    assert tower.generate(soft_prompt(tower, 1), Decoding(max_new_tokens=4)) == ["a l"]
 
 
 def test_generation_follows_the_training_sequence():
@@ -226,7 +181,7 @@ def test_generation_follows_the_training_sequence():
         for token in range(tower.vocabulary())
     ]
     best = torch.stack(costs).argmin(0).tolist()
-    assert tower.generate(soft, max_new_tokens=1) == [tower._text([token]) for token in best]
+    assert tower.generate(soft, Decoding(max_new_tokens=1)) == [tower._text([token]) for token in best]
 
 
 def test_width_and_scale_are_the_embedding_modules():

@@ -57,14 +57,14 @@ class DigitLlm(FrozenLLM):
         digits = target.ids[:, 0].float()
         return soft_prompt[:, 0, 0].float() * digits, digits
 
-    def generate(self, soft_prompt, *, max_new_tokens):
-        raise NotImplementedError
+    def generate(self, soft_prompt, decoding, *, prompts=None):
+        raise AssertionError
 
     def embed(self, ids):
-        raise NotImplementedError
+        raise AssertionError
 
     def vocabulary(self):
-        raise NotImplementedError
+        raise AssertionError
 
 
 @pytest.mark.parametrize("rows", [48, 3], ids=["one piece", "pieces"])

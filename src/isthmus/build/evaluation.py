@@ -8,6 +8,7 @@ from typing import Any
 from isthmus.build.data import Looks, held_out_loader
 from isthmus.build.precision import Compute
 from isthmus.data.loader import Look
+from isthmus.language.llm import Decoding
 from isthmus.models.bridge import Bridge
 from isthmus.models.generate import caption_by_llm, caption_by_qformer
 from isthmus.models.stage1 import Stage1
@@ -18,7 +19,7 @@ from isthmus.tasks.caption import Captioner, caption_all, exact_match
 from isthmus.tasks.retrieval import Embedded, embed, retrieval
 from isthmus.tasks.shuffled import right_and_shuffled
 
-MAX_NEW_TOKENS = 16
+_DECODING = Decoding(max_new_tokens=16)
 _BATCH = 64
 
 
@@ -46,7 +47,7 @@ class Evaluation:
 
     def stage1(self, bridge: Bridge) -> dict[str, Any]:
         """Recall both ways by ITC (per cent), and the Q-Former's own greedy captions (ITG)."""
-        captioner = partial(caption_by_qformer, bridge, self.tokenizer, max_new_tokens=MAX_NEW_TOKENS)
+        captioner = partial(caption_by_qformer, bridge, self.tokenizer, decoding=_DECODING)
         return {**retrieval(self.embed(bridge)), **self._captions(captioner)}
 
     def embed(self, bridge: Bridge) -> Embedded:
@@ -56,7 +57,7 @@ class Evaluation:
     def stage2(self, stage: Stage2) -> dict[str, Any]:
         """Loss with right and shuffled pictures (nats per token), and greedy captions with their exact matches."""
         loss = right_and_shuffled(stage, self.batches(), self.compute.device, seed=self.seed)
-        captioner = partial(caption_by_llm, stage.bridge, stage.llm, max_new_tokens=MAX_NEW_TOKENS)
+        captioner = partial(caption_by_llm, stage.bridge, stage.llm, decoding=_DECODING)
         return {"loss": loss, **self._captions(captioner)}
 
     def _captions(self, captioner: Captioner) -> dict[str, Any]:

@@ -8,7 +8,6 @@ is frozen and the same in every row: its keys and values are computed once, and 
 import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,41 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from isthmus.errors import TowerError
+from isthmus.errors import ConfigError, TowerError
 from isthmus.frozen import freeze
-from isthmus.language.llm import FrozenLLM
+from isthmus.language.decoding import generation_config, logits_processors
+from isthmus.language.labels import place_labels
+from isthmus.language.llm import Decoding, FrozenLLM
 from isthmus.language.prompts import Prompt
 from isthmus.records import Text
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Where logits are needed, and what they are held against.
-
-    `kept` is what `logits_to_keep` takes; `ids`, `rows` and `weights` hold one entry per logit, row after row.
-    """
-
-    kept: Tensor
-    ids: Int[Tensor, " K"]
-    rows: Int[Tensor, " K"]
-    weights: Float[Tensor, " K"]
-
-
-def place_labels(target: Text, first: int, *, compact: bool) -> Labels:
-    """Find the columns whose logits predict the caption: label t is predicted from column `first` + t.
-
-    `compact` keeps label positions only, by a mask; counting them waits for the device, so off the CPU all
-    T columns are kept and padding weighs 0.
-    """
-    batch, length = target.ids.shape
-    if compact:
-        kept = torch.cat([target.mask.new_zeros(batch, first), target.mask], 1)
-        rows = target.mask.nonzero()[:, 0]
-        ids = target.ids[target.mask]
-        return Labels(kept, ids, rows, torch.ones_like(ids, dtype=torch.float32))
-    columns = torch.arange(first, first + length, device=target.ids.device)
-    rows = torch.arange(batch, device=target.ids.device).repeat_interleave(length)
-    return Labels(columns, target.ids.flatten(), rows, target.mask.flatten().float())
 
 
 class DecoderOnlyLLM(FrozenLLM):
@@ -84,7 +55,8 @@ class DecoderOnlyLLM(FrozenLLM):
         bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         first = prompt.bos == "first"
         self._before = (bos if first else []) + self._ids(prompt.before)
-        self._after = ([] if first else bos) + self._ids(prompt.after)
+        self._bos_after = [] if first else bos
+        self._after = self._bos_after + self._ids(prompt.after)
         self._end = self._ids(prompt.end) if prompt.end else [tokenizer.eos_token_id]
         self._prefixes: dict[tuple[torch.device, torch.dtype], Cache] = {}
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
@@ -105,7 +77,7 @@ class DecoderOnlyLLM(FrozenLLM):
         """Give each row's summed cross-entropy over caption and end mark, and its count of label tokens."""
         batch = soft_prompt.shape[0]
         with self.own_precision():
-            head = torch.cat([soft_prompt.to(self.model.dtype), self._embed_all(self._after, batch)], 1)
+            head = torch.cat([soft_prompt.to(self.model.dtype), self._embed_ids(self._after).expand(batch, -1, -1)], 1)
             sequence = torch.cat([head, self.embed(target.ids[:, :-1])], 1)
             always = target.mask.new_ones(batch, len(self._before) + head.shape[1])
             mask = torch.cat([always, target.mask[:, :-1]], 1)
@@ -116,24 +88,33 @@ class DecoderOnlyLLM(FrozenLLM):
         return sums, target.mask.sum(1).float()
 
     @torch.no_grad()
-    def generate(self, soft_prompt: Float[Tensor, "B Q L"], *, max_new_tokens: int) -> list[str]:
-        """Write greedily until the end mark, the end of sequence or `max_new_tokens`."""
+    def generate(
+        self, soft_prompt: Float[Tensor, "B Q L"], decoding: Decoding, *, prompts: Sequence[str] | None = None
+    ) -> list[str]:
+        """Write until the end mark or the end of sequence; what stands before the soft prompt is read from its cache.
+
+        Shorter prompts are padded before their soft prompt, out of sight and without a position, so that every row
+        reads what it would read alone.
+        """
         batch = soft_prompt.shape[0]
         if not batch:
             return []
-        parts = [self._embed_all(self._before, batch), soft_prompt.to(self.model.dtype)]
-        sequence = torch.cat([*parts, self._embed_all(self._after, batch)], 1)
-        mask = torch.ones(sequence.shape[:2], dtype=torch.long, device=sequence.device)
+        after = self._afters(prompts, batch)
+        sequence, mask = self._prompted(soft_prompt, after)
+        self._check_length(len(self._before) + soft_prompt.shape[1] + max(map(len, after)) + decoding.max_new_tokens)
         single = len(self._end) == 1
-        settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=sorted({*self._stops, *(self._end if single else [])}) or None,
-            pad_token_id=self._padding(),
-        )
-        stop = {} if single else {"stop_strings": [self.prompt.end], "tokenizer": self.tokenizer}
+        if decoding.min_new_tokens and not single:
+            raise ConfigError(f"min_new_tokens needs an end mark of one token, and {self.prompt.end!r} has more.")
+        stops = {*self._stops, *(self._end if single else [])}
         with self.own_precision():
-            rows = self.model.generate(inputs_embeds=sequence, attention_mask=mask, generation_config=settings, **stop)
+            rows = self.model.generate(
+                inputs_embeds=sequence,
+                attention_mask=mask,
+                past_key_values=self._prefix(batch * decoding.num_beams) if self._before else None,
+                generation_config=generation_config(decoding, stops=stops, padding=self._padding()),
+                logits_processor=logits_processors(decoding),
+                **({} if single else {"stop_strings": [self.prompt.end], "tokenizer": self.tokenizer}),
+            )
         return [self._text(row) for row in rows.tolist()]
 
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
@@ -146,6 +127,39 @@ class DecoderOnlyLLM(FrozenLLM):
         """How many rows the embedding has; a padded vocabulary may have more than the tokenizer."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
+    def _afters(self, prompts: Sequence[str] | None, batch: int) -> list[list[int]]:
+        """The tokens after each row's soft prompt."""
+        if prompts is None:
+            return [self._after] * batch
+        if len(prompts) != batch:
+            raise ConfigError(f"there are {len(prompts)} prompts for {batch} pictures: give one for each.")
+        return [self._bos_after + self._ids(prompt) for prompt in prompts]
+
+    def _prompted(
+        self, soft_prompt: Float[Tensor, "B Q L"], after: list[list[int]]
+    ) -> tuple[Float[Tensor, "B S L"], Int[Tensor, "B S"]]:
+        """Everything up to the caption, and where it is no padding."""
+        longest = max(map(len, after))
+        gaps = [longest - len(ids) for ids in after]
+        parts = ([*self._before, *[self._padding()] * gap] for gap in gaps)
+        rows = [
+            torch.cat([self._embed_ids(head), soft, self._embed_ids(tail)])
+            for head, soft, tail in zip(parts, soft_prompt.to(self.model.dtype), after, strict=True)
+        ]
+        mask = torch.ones(len(rows), rows[0].shape[0], dtype=torch.long, device=soft_prompt.device)
+        for row, gap in zip(mask, gaps, strict=True):
+            row[len(self._before) : len(self._before) + gap] = 0
+        return torch.stack(rows), mask
+
+    def _check_length(self, tokens: int) -> None:
+        """Refuse what a model has no positions for; one without a limit says none."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and tokens > limit:
+            raise ConfigError(
+                f"prompt, soft prompt and text come to {tokens} tokens, but {self.address} has {limit} positions: "
+                "shorten the prompt or write fewer tokens."
+            )
+
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
         return ids
@@ -154,9 +168,8 @@ class DecoderOnlyLLM(FrozenLLM):
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(token for token in known if token is not None)
 
-    def _embed_all(self, ids: list[int], batch: int) -> Float[Tensor, "B T L"]:
-        tokens = torch.tensor([ids], dtype=torch.long, device=self.model.device)
-        return self.embed(tokens).expand(batch, -1, -1)
+    def _embed_ids(self, ids: list[int]) -> Float[Tensor, "T L"]:
+        return self.embed(torch.tensor([ids], dtype=torch.long, device=self.model.device))[0]
 
     def _text(self, row: list[int]) -> str:
         stop = next((place for place, token in enumerate(row) if token in self._stops), len(row))

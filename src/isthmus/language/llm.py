@@ -2,16 +2,57 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from isthmus.errors import ConfigError
 from isthmus.frozen import FrozenModule
 from isthmus.language.prompts import Prompt
 from isthmus.records import Term, Text
 
 _SCALE_SAMPLE = 8192
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is written. A setting that could do nothing beside the others is refused with a `ConfigError`.
+
+    `temperature` 0 is greedy, or beam search with `num_beams` above 1; above 0 it samples, within the smallest set
+    of tokens whose probability reaches `top_p`. Draws are keyed by (seed, position, token) and by nothing else: one
+    picture, prompt and seed give one text, alone or in any batch. `length_penalty` divides a beam's log-probability
+    by its length to that power (above 1 favours long texts). `repetition_penalty` is CTRL's, on written tokens.
+    """
+
+    max_new_tokens: int = 30
+    min_new_tokens: int = 0
+    num_beams: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        few, most = self.min_new_tokens, self.max_new_tokens
+        wrong = {
+            f"max_new_tokens is {most}: at least 1 is needed": most < 1,
+            f"min_new_tokens is {few}: it lies between 0 and max_new_tokens ({most})": not 0 <= few <= most,
+            f"num_beams is {self.num_beams}: at least 1 is needed": self.num_beams < 1,
+            f"temperature is {self.temperature}: 0 is greedy, above 0 samples": not self.temperature >= 0,
+            f"top_p is {self.top_p}: it lies above 0 and up to 1": not 0 < self.top_p <= 1,
+            f"repetition_penalty is {self.repetition_penalty}: it must be above 0": not self.repetition_penalty > 0,
+            "beams are searched, not sampled: leave out temperature or num_beams": (
+                self.num_beams > 1 and self.temperature > 0
+            ),
+            "top_p only narrows sampling: give a temperature above 0": self.top_p < 1 and self.temperature == 0,
+            "length_penalty only ranks beams: give num_beams above 1": self.length_penalty != 1 and self.num_beams == 1,
+        }
+        for sentence, applies in wrong.items():
+            if applies:
+                raise ConfigError(f"{sentence}.")
 
 
 class FrozenLLM(FrozenModule, ABC):
@@ -36,8 +77,14 @@ class FrozenLLM(FrozenModule, ABC):
         """Give each row's summed cross-entropy over its label tokens, and their count, both fp32."""
 
     @abstractmethod
-    def generate(self, soft_prompt: Float[Tensor, "B Q L"], *, max_new_tokens: int) -> list[str]:
-        """Write greedily until the end mark; the text comes stripped and without it."""
+    def generate(
+        self, soft_prompt: Float[Tensor, "B Q L"], decoding: Decoding, *, prompts: Sequence[str] | None = None
+    ) -> list[str]:
+        """Write until the end mark; the text comes stripped and without it.
+
+        `prompts[b]` stands after the soft prompt of row b, in place of the trained `Prompt.after`.
+        Raises `ConfigError` where a prompt is too long for the model, or cannot be written as asked.
+        """
 
     @abstractmethod
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
