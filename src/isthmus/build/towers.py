@@ -7,6 +7,7 @@ An address says where weights come from: `hub:NAME` or `hub:NAME@REVISION`, `fol
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -106,13 +107,22 @@ def _weight_file(path: Path) -> Path:
     return files[0]
 
 
-def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute) -> DecoderOnlyLLM:
-    """Build the frozen language model; a GGUF file is unpacked once into the cache."""
+def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute, *, device_map: Any = None) -> DecoderOnlyLLM:
+    """Build the frozen language model; a GGUF file is unpacked once into the cache.
+
+    `device_map` is transformers' own and places the model in place of `compute.device`.
+    """
     place = resolve(config.weights)
     name = place.name
     if place.path is not None and place.path.suffix == ".gguf":
         name = str(gguf_to_folder(place.path, Path(config.cache).expanduser(), dtype=torch.bfloat16))
     attention = "eager" if compute.device.type == "cpu" else None
-    model, tokenizer = load_causal_lm(name, revision=place.revision, dtype=compute.dtype, attn_implementation=attention)
+    model, tokenizer = load_causal_lm(
+        name,
+        revision=place.revision,
+        dtype=compute.dtype,
+        attn_implementation=attention,
+        device_map=device_map,
+    )
     llm = DecoderOnlyLLM(model, tokenizer, prompt, address=config.weights, max_tokens=config.max_tokens)
-    return llm.to(compute.device)
+    return llm.to(compute.device) if device_map is None else llm

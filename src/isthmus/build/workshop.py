@@ -15,6 +15,15 @@ from isthmus.vision.encoder import Encoder
 
 
 @dataclass(frozen=True)
+class TowerIdentity:
+    """What a bridge knows a tower by: its weights, in whatever precision, and the layer that gives the patches."""
+
+    address: str
+    fingerprint: str
+    hidden_layer: int | None = None
+
+
+@dataclass(frozen=True)
 class Tower:
     """A frozen model as it was loaded: `fingerprint` says which weights it holds, in whatever precision.
 
@@ -49,12 +58,18 @@ def open_workshop(config: RunConfig) -> Workshop:
 
 
 def make_tower(model: Encoder | FrozenLLM) -> Tower:
+    """Take a frozen model's identity, and its state as the proof that it does not change."""
+    known = identify(model)
+    return Tower(model, known.address, known.fingerprint, module_fingerprint(model), known.hidden_layer)
+
+
+def identify(model: Encoder | FrozenLLM) -> TowerIdentity:
     """Take a frozen model's fingerprint; of an encoder, the layer that gives the patches is a part of it."""
     layer = model.hidden_layer if isinstance(model, Encoder) else None
-    return Tower(model, model.address, weights_fingerprint(model), module_fingerprint(model), layer)
+    return TowerIdentity(model.address, weights_fingerprint(model), layer)
 
 
-def check_tower(file: BridgeFile, name: str, tower: Tower) -> None:
+def check_tower(file: BridgeFile, name: str, tower: Tower | TowerIdentity) -> None:
     """Raise `CheckpointError` when a tower is not the one that a bridge was trained with."""
     trained = file.provenance["towers"][name]
     if trained.get("hidden_layer") != tower.hidden_layer:

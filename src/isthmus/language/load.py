@@ -22,10 +22,12 @@ def load_causal_lm(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     attn_implementation: str | None = None,
+    device_map: Any = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer by folder or hub id; code from the hub is never run.
 
     `attn_implementation` None is transformers' choice; on a CPU "eager" trains faster (DESIGN 3).
+    `device_map` places the model as it is loaded, in transformers' words.
     Raises TowerError where the model is not found, or has no weights for a part.
     """
     try:
@@ -35,6 +37,7 @@ def load_causal_lm(
             revision=revision,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            device_map=device_map,
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
