@@ -21,14 +21,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
+class PictureBytes(Protocol):
+    """A picture that is no file of its own, such as a row of a table; `str` names it in messages.
+
+    It is read when asked for, and may be pickled into workers.
+    """
+
+    def read_bytes(self) -> bytes:
+        """Read the encoded picture; raises OSError or DataError where it cannot be had."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One picture and what is said of it, as a source gives it.
 
-    `image_id` names the thing pictured: rows that share it are the same thing to the objectives.
+    `image` is a file or lies within another; `isthmus.data.image.open_image` reads both. `image_id` names the thing pictured: rows that share it are the same thing to the objectives.
     """
 
-    image: Path
+    image: Path | PictureBytes
     image_id: str
     captions: tuple[str, ...]
 

@@ -6,12 +6,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from isthmus.data.hashes import picture_hashes
 from isthmus.data.loader import Workers, crop_draws
 from isthmus.errors import DataError, StoreError
 from isthmus.features import extract as extraction
 from isthmus.features.encode import Work
 from isthmus.features.extract import extract, planned_bytes
-from isthmus.features.files import picture_hashes, write_atomically
+from isthmus.features.files import write_atomically
 from isthmus.features.key import Views, store_key
 from isthmus.features.store import FeatureStore
 from quadrants import TWO_ROWS, FakeEncoder, P, V, patches_of

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from isthmus.data.collate import Text
+from isthmus.data.hashes import picture_hashes
 from isthmus.data.loader import EvaluationRows, TrainingRows, Workers, evaluation_loader, make_loader
 from isthmus.data.sampler import CounterSampler
 from isthmus.errors import DataError, StoreError
 from isthmus.features import extract as extraction
 from isthmus.features.extract import extract
-from isthmus.features.files import picture_hashes
 from isthmus.features.key import StoreKey, Views, store_key
 from isthmus.features.store import FeatureStore, StoredLook
 from isthmus.records import Example

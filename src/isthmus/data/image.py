@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from isthmus.errors import DataError
+from isthmus.records import PictureBytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -42,16 +43,19 @@ _UPRIGHT = {
 }
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read a picture file as upright RGB.
+def open_image(picture: Path | PictureBytes) -> Image.Image:
+    """Read a picture, a file or one that lies within another file, as upright RGB.
 
-    Raises DataError, naming the path, for a file that is missing, broken, of another format or too large.
+    Raises DataError, naming the picture, for one that is missing, broken, of another format or too large.
     """
+    name = str(picture)
     try:
-        with path.open("rb") as stream:
-            return decode_image(stream, str(path))
+        if not isinstance(picture, Path):
+            return decode_image(BytesIO(picture.read_bytes()), name)
+        with picture.open("rb") as stream:
+            return decode_image(stream, name)
     except OSError as error:
-        raise DataError(f"{path}: the picture cannot be read ({error.strerror or error}).") from error
+        raise DataError(f"{name}: the picture cannot be read ({error.strerror or error}).") from error
 
 
 def decode_image(stream: BufferedReader | BytesIO, name: str) -> Image.Image:

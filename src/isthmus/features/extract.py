@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from isthmus.data.hashes import picture_hashes
 from isthmus.errors import DataError, StoreError
 from isthmus.features.encode import Work, encode, encoded_shards
-from isthmus.features.files import picture_hashes, write_atomically
+from isthmus.features.files import write_atomically
 from isthmus.features.key import Manifest, Shard, Sizes, StoreKey, Views, refuse_mismatch, store_key
 from isthmus.features.store import MANIFEST, TENSOR, FeatureStore, check_shards, read_manifest
 from isthmus.fingerprint import file_sha256

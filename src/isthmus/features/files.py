@@ -1,14 +1,8 @@
-"""Files that are there whole or not at all, and the hashes of pictures' bytes."""
+"""Files that are there whole or not at all."""
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-
-from isthmus.errors import DataError
-from isthmus.fingerprint import file_sha256
-
-_HASHING_THREADS = 4
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -32,16 +26,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def picture_hashes(images: Iterable[Path]) -> list[str]:
-    """Hash each picture's bytes by sha256, in order; raises DataError for a file that cannot be read."""
-    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        return list(pool.map(_picture_hash, images))
-
-
-def _picture_hash(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise DataError(f"{path}: the picture cannot be read ({error.strerror or error}).") from error

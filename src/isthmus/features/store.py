@@ -17,8 +17,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from isthmus.data.hashes import picture_hashes
 from isthmus.errors import StoreError
-from isthmus.features.files import picture_hashes
 from isthmus.features.key import Manifest, Sizes, StoreKey, refuse_mismatch
 from isthmus.fingerprint import file_sha256, text_identity
 from isthmus.randomness import uniform

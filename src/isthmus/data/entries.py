@@ -1,0 +1,62 @@
+"""What one entry of a metadata file or a table may hold: a file name, an id, captions."""
+
+import posixpath
+from typing import Any
+
+from isthmus.data.text import normalise
+from isthmus.errors import DataError
+
+
+def kind_of(value: object) -> str:
+    """Name a value's kind as JSON calls it, for messages."""
+    names = {str: "a string", bool: "a boolean", list: "a list", dict: "an object", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def required(entry: dict[str, Any], key: str, where: str) -> Any:
+    """Take a key's value; raises DataError where the key is missing."""
+    if key not in entry:
+        raise DataError(f'{where}: the key "{key}" is missing; add it.')
+    return entry[key]
+
+
+def read_name(given: object, where: str, key: str = "file_name") -> str:
+    """Check a picture's path within its folder and give it in its normal form."""
+    if not isinstance(given, str):
+        raise DataError(f'{where}: "{key}" is {kind_of(given)}; give the path as a string.')
+    if not given.strip() or "\0" in given:
+        raise DataError(f'{where}: "{key}" is empty or no path; give the path within the folder.')
+    name = posixpath.normpath(given)
+    if posixpath.isabs(name) or name.split("/")[0] == "..":
+        raise DataError(f'{where}: "{key}" {given!r} leaves the folder; give a path within the folder.')
+    return name
+
+
+def read_id(given: object, where: str, key: str = "image_id") -> str:
+    """Check what names the thing pictured, and give it as a string."""
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        raise DataError(f'{where}: "{key}" is {kind_of(given)}; give a string or an integer.')
+    if isinstance(given, str) and not given.strip():
+        raise DataError(f'{where}: "{key}" is empty; give a name or leave the key out.')
+    return str(given)
+
+
+def read_captions(given: object, where: str, key: str = "text") -> tuple[str, ...]:
+    """Check one caption or a list of them, and give them normalised."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list):
+        raise DataError(f'{where}: "{key}" is {kind_of(given)}; give a string or a list of strings.')
+    if not texts:
+        raise DataError(f'{where}: "{key}" is an empty list; give at least one caption.')
+    return tuple(_caption(text, where, key) for text in texts)
+
+
+def _caption(text: object, where: str, key: str) -> str:
+    if not isinstance(text, str):
+        raise DataError(f'{where}: a caption under "{key}" is {kind_of(text)}; give strings only.')
+    caption = normalise(text)
+    if not caption:
+        raise DataError(f"{where}: a caption is empty or only white space; write it or remove it.")
+    if not caption.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in caption):
+        raise DataError(f"{where}: a caption holds half a surrogate pair; write the character whole.")
+    return caption

@@ -1,0 +1,180 @@
+"""A table with a column of pictures and a column of captions: a parquet or CSV file, or a dataset of the Hub.
+
+The only place that knows the library `datasets` (extra `table`), which maps tables into memory: pictures that lie in
+the table are read one by one, when they are asked for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isthmus.data.entries import kind_of, read_captions, read_id, read_name
+from isthmus.data.hashes import known_hashes
+from isthmus.errors import DataError
+from isthmus.records import Example, PictureBytes
+
+HUB = "hub:"
+_FORMATS = {".parquet": "parquet", ".csv": "csv"}
+_REASON = 200
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold pictures, captions and, if there is one, the id of the thing pictured."""
+
+    image: str = "image"
+    text: str = "text"
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class TablePicture:
+    """A picture in a table's row: its bytes, or the path of a file that has them; read when asked for."""
+
+    column: Any
+    row: int
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read_bytes(self) -> bytes:
+        """Read the picture's bytes; raises DataError where the row holds none, OSError for a file that is gone."""
+        given = self.column[self.row]["image"]
+        content = given.get("bytes") if isinstance(given, dict) else given
+        if isinstance(content, bytes):
+            return content
+        if content is None and isinstance(given, dict) and given.get("path"):
+            return Path(given["path"]).read_bytes()
+        raise DataError(f"{self.name}: the picture is {kind_of(content)}; a table holds a picture's bytes or its path.")
+
+
+class TableSource:
+    """The rows of a table, in their order; a `Source`.
+
+    `table` is the path of a file that ends in .parquet or .csv, or `hub:NAME@REVISION`. Pictures are bytes, as the
+    Image feature of `datasets` or alone, or paths within the file's folder; captions a string or a list of them.
+    Without a column of ids, rows with the same path or the same bytes are the same thing; to know, every picture is
+    read once. Rows are counted from 0. `check_files` is as in `ImageFolder`.
+
+    Raises DataError for a table that cannot be read, an unknown split or column, and a row that is not as it must be.
+    """
+
+    def __init__(
+        self, table: str, split: str = "train", columns: Columns = Columns(), *, check_files: bool = True
+    ) -> None:
+        self.table = table
+        data = _load(table, split)
+        _check_columns(table, data.column_names, columns)
+        self._captions = [
+            read_captions(given, f"{table}, row {row}", columns.text) for row, given in enumerate(data[columns.text])
+        ]
+        self._images = _images(data, table, columns.image, check_files)
+        self._ids = _ids(data, table, columns, self._images)
+
+    def __len__(self) -> int:
+        return len(self._captions)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self._images[index], self._ids[index], self._captions[index])
+
+
+def _load(table: str, split: str) -> Any:
+    """Open one split through `datasets`, which keeps a copy of it in its cache."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{table}: tables need the package datasets; install isthmus[table].") from error
+    name, _, revision = table.removeprefix(HUB).partition("@")
+    with _quiet(datasets):
+        try:
+            if table.startswith(HUB):
+                return datasets.load_dataset(name, split=split, revision=revision or None)
+            kind = _FORMATS[_check_file(table).suffix.lower()]
+            options = {"keep_default_na": False} if kind == "csv" else {}
+            return datasets.load_dataset(kind, data_files=table, split=split, **options)
+        except DataError:
+            raise
+        except Exception as error:  # of the Hub, pyarrow, pandas and datasets, each with kinds of its own
+            raise _cannot_load(table, split, error) from error
+
+
+def _check_file(table: str) -> Path:
+    path = Path(table)
+    if path.suffix.lower() not in _FORMATS:
+        raise DataError(f"{table}: a table is a file that ends in .parquet or .csv, or hub:NAME@REVISION.")
+    if not path.is_file():
+        raise DataError(f"{table}: there is no such file; give the path of a table.")
+    if path.suffix.lower() == ".parquet":
+        from pyarrow.parquet import read_metadata
+
+        if not read_metadata(path).num_rows:
+            raise _empty(table)
+    return path
+
+
+def _cannot_load(table: str, split: str, error: Exception) -> DataError:
+    message = str(error)
+    if "Unknown split" in message:
+        there = message.partition("one of ")[2].strip("[].").replace("'", "")
+        return DataError(f"{table}: there is no split {split!r}; the splits there are: {there}.")
+    if "corresponds to no data" in message:
+        return _empty(table)
+    reason = " ".join(str(error.__cause__ or error).split())[:_REASON]
+    return DataError(f"{table}: the table cannot be read ({reason}); check its name, or write it again.")
+
+
+def _empty(table: str) -> DataError:
+    return DataError(f"{table}: the table has no row; give one with pictures and captions.")
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Without the library's bars and its own account of errors, which end as one sentence here."""
+    level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _check_columns(table: str, there: list[str], columns: Columns) -> None:
+    for column in (columns.image, columns.text, columns.id):
+        if column is not None and column not in there:
+            raise DataError(f"{table}: there is no column {column!r}; the columns there are: {', '.join(there)}.")
+
+
+def _images(data: Any, table: str, column: str, check_files: bool) -> list[Path | PictureBytes]:
+    """A path for every row, or a picture that knows its row."""
+    if getattr(data.features[column], "dtype", None) in ("string", "large_string"):
+        return [_path(given, table, row, check_files) for row, given in enumerate(data[column])]
+    if hasattr(data.features[column], "decode"):
+        from datasets import Image
+
+        data = data.cast_column(column, Image(decode=False))
+    pictures = data.select_columns([column]).rename_columns({column: "image"})
+    return [TablePicture(pictures, row, f"{table}, row {row}") for row in range(len(data))]
+
+
+def _path(given: object, table: str, row: int, check_files: bool) -> Path:
+    where = f"{table}, row {row}"
+    if table.startswith(HUB):
+        raise DataError(f"{where}: the pictures are paths; a dataset of the Hub must hold the pictures themselves.")
+    path = Path(table).parent / read_name(given, where, "image")
+    if check_files and not path.is_file():
+        raise DataError(f"{where}: there is no file {path}; add the picture or remove the row.")
+    return path
+
+
+def _ids(data: Any, table: str, columns: Columns, images: list[Path | PictureBytes]) -> list[str]:
+    if columns.id is not None:
+        return [read_id(given, f"{table}, row {row}", columns.id) for row, given in enumerate(data[columns.id])]
+    if isinstance(images[0], Path):
+        return [path.relative_to(Path(table).parent).as_posix() for path in images if isinstance(path, Path)]
+    return [known or f"row {row}" for row, known in enumerate(known_hashes(images))]
