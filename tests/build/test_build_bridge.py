@@ -1,27 +1,20 @@
-"""Bridges built: fresh, and stage 2's from a stage-1 folder, each with what it took and what is new."""
+"""Fresh bridges, with what started random, and the tower that a bridge belongs to."""
 
 import pytest
 import torch
 from torch import nn
 
 from fakes import tiny_bert_folder
-from isthmus.build.bridge import fresh_bridge, read_stage1, stage2_bridge
+from isthmus.build.bridge import fresh_bridge, load_bridge
 from isthmus.build.workshop import Tower, check_tower
-from isthmus.checkpoints.native import write_bridge
 from isthmus.config.model import BridgeConfig, DropoutConfig, ScratchConfig
-from isthmus.errors import CheckpointError
+from isthmus.errors import CheckpointError, ConfigError
 from isthmus.records import BridgeFile, BridgeSizes
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     return tiny_bert_folder(tmp_path_factory.mktemp("bert"))
-
-
-def saved(built, folder, stage):
-    file = BridgeFile(built.bridge.sizes, dict(built.bridge.state_dict()), {"stage": stage})
-    write_bridge(file, folder, save_tokenizer=built.tokenizer.save)
-    return folder
 
 
 def configured(bert, **fields):
@@ -49,27 +42,22 @@ def test_from_scratch_everything_is_fresh(bert):
     assert built.fresh == set(built.bridge.state_dict())
 
 
-@pytest.mark.parametrize("inside", ["", "bridge"])
-def test_stage_2_takes_the_query_path_and_leaves_the_text(bert, tmp_path, inside):
-    first = fresh_bridge(configured(bert), 6, seed=0)
-    saved(first, tmp_path / "run" / inside if inside else tmp_path / "run", 1)
-    built = stage2_bridge(tmp_path / "run", BridgeConfig(), language_width=10)
-    names = set(built.bridge.state_dict())
-    assert built.fresh == {"projection.weight", "projection.bias"}
-    assert not [name for name in names if ".text" in name or name.startswith("heads.")]
-    for name in names - built.fresh:
-        assert torch.equal(built.bridge.state_dict()[name], first.bridge.state_dict()[name]), name
-    assert built.tokenizer.dec == first.tokenizer.dec
-    assert f"{len(names) - 2} tensors taken, 2 new" in built.report[0]
+def test_texts_longer_than_the_positions_are_refused(bert):
+    with pytest.raises(ConfigError, match=r"`bridge.max_tokens` is 65 but the Q-Former has 64 positions"):
+        fresh_bridge(configured(bert, max_tokens=65), 6, seed=0)
 
 
-def test_a_folder_that_is_no_stage_1_run_is_refused(bert, tmp_path):
-    stage2 = saved(fresh_bridge(configured(bert), 6, seed=0), tmp_path / "two", 2)
-    with pytest.raises(CheckpointError, match="is the bridge of stage 2, stage 2 starts from stage 1"):
-        stage2_bridge(stage2, BridgeConfig(), language_width=10)
-    for folder, message in ((bert, "is no model folder"), (tmp_path / "nothing", "there is no folder")):
-        with pytest.raises(CheckpointError, match=message):
-            read_stage1(folder)
+def test_a_folder_whose_tensors_do_not_fit_its_sizes_is_refused(bert):
+    built = fresh_bridge(configured(bert), 6, seed=0)
+    state = built.bridge.state_dict()
+    loaded = load_bridge(BridgeFile(built.bridge.sizes, state, {})).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    shorter = {**state, "qformer.queries": state["qformer.queries"][:3]}
+    with pytest.raises(CheckpointError, match=r"does not fit its own sizes: qformer.queries \(3, 16\)"):
+        load_bridge(BridgeFile(built.bridge.sizes, shorter, {}))
+    del shorter["qformer.queries"]
+    with pytest.raises(CheckpointError, match=r"does not fit its own sizes: qformer.queries"):
+        load_bridge(BridgeFile(built.bridge.sizes, shorter, {}))
 
 
 def test_another_tower_than_the_one_trained_with_is_refused_by_fingerprint():

@@ -43,7 +43,7 @@ def test_defaults_are_filled_in(write):
     assert (config.precision, config.device, config.seed) == ("auto", "auto", 0)
     assert (config.train.beta2, config.train.weight_decay, config.train.accumulation) == (0.98, 0.05, 1)
     assert config.objectives.gather == "exact" and config.features.folder is None
-    assert load_config(write(STAGE2)).llm.prompt.end == "\n"
+    assert load_config(write(STAGE2)).llm.prompt.end is None
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_defaults_are_filled_in(write):
         ("encoder.kind=open_clip", "`encoder.kind` is 'open_clip': input should be 'timm' or 'transformers'"),
         ("stage=3", "`stage` is 3: input should be 1 or 2"),
         ("data.train=pictures", "`data.train` is 'pictures': "),
-        ("bridge.bert=null", "stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`"),
-        ("bridge.scratch.tokenizer=folder:x", "stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`"),
-        ("init.from=runs/a", "`init` is a key of stage 2; leave it out of stage 1"),
+        ("bridge.bert=null", "stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and `init.from`"),
+        ("bridge.scratch.tokenizer=folder:x", "stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and"),
+        ("init.from=runs/a", "stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and `init.from`"),
         ("llm.weights=folder:x", "`llm` is a key of stage 2; leave it out of stage 1"),
         ("train.accumulation=2", "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch"),
     ],
@@ -100,10 +100,20 @@ def test_a_config_written_out_can_be_read_again():
 
 
 def test_what_a_bridge_starts_from_has_one_key():
-    with pytest.raises(ConfigError, match="unknown key `init.folder`"):
+    with pytest.raises(ConfigError, match=r"unknown key `init.folder`"):
         check({**STAGE2, "init": {"from": "runs/a", "folder": "runs/a"}}, "here")
-    with pytest.raises(ConfigError, match="the key `init.from` is missing"):
+    with pytest.raises(ConfigError, match=r"the key `init.from` is missing"):
         check({**STAGE2, "init": {}}, "here")
+
+
+def test_stage_1_goes_on_from_a_folder_in_place_of_a_bert():
+    config = check({**STAGE1, "bridge": {}, "init": {"from": "runs/b"}}, "here")
+    assert config.init.folder == "runs/b" and config.bridge.bert is None
+
+
+def test_stage_2_starts_from_no_bert():
+    with pytest.raises(ConfigError, match=r"`bridge.bert` starts a bridge in stage 1; stage 2 has `init.from`"):
+        check({**STAGE2, "bridge": {"bert": "folder:bert"}}, "here")
 
 
 def test_stage_2_accumulates():

@@ -149,7 +149,6 @@ WRONG = {
     "unknown language model": ("two", lambda _: "llm.weights=hub:no/such", "'no/such' cannot be loaded"),
     "unknown key": ("one", lambda _: "train.stps=3", "unknown key `train.stps`"),
     "wrong type": ("one", lambda _: "train.steps=many", "`train.steps` is 'many'"),
-    "stage 2 from stage 2": ("two", lambda w: f"init.from={w / 'two'}", "is the bridge of stage 2"),
     "stage 2 from no run": ("two", lambda w: f"init.from={w / 'pictures'}", "is no model folder"),
     "a store of another encoder": ("one", other_encoder, "the stored encoder is"),
     "stage 2 after another encoder": ("two", other_encoder, "is not the one this bridge was trained with"),

@@ -1,10 +1,12 @@
-"""Bridges: fresh from a config, loaded from a folder, or stage 2 from a stage-1 folder, each with a report."""
+"""Bridges: fresh from a config with a report of their start, or loaded from a folder."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from isthmus.build.towers import resolve
-from isthmus.checkpoints.native import read_bridge
 from isthmus.config.model import BridgeConfig
 from isthmus.errors import CheckpointError, ConfigError, TowerError
 from isthmus.models.bridge import Bridge
@@ -14,17 +16,17 @@ from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import BridgeFile, BridgeSizes
 
 BRIDGE = "bridge"
-_TEXT_ONLY = ("qformer.text.", "heads.")
 
 
 @dataclass(frozen=True)
 class BuiltBridge:
-    """A bridge with what a run must know of its start: the report, and which tensors started random."""
+    """A bridge with what a run must know of its start: the report, which tensors are new, and the sizes it has."""
 
     bridge: Bridge
     tokenizer: QFormerTokenizer
     report: list[str]
     fresh: frozenset[str]
+    config: BridgeConfig
 
 
 def fresh_bridge(config: BridgeConfig, vision_width: int, *, seed: int) -> BuiltBridge:
@@ -43,19 +45,24 @@ def fresh_bridge(config: BridgeConfig, vision_width: int, *, seed: int) -> Built
         assert config.scratch is not None
         tokenizer = QFormerTokenizer(_folder(config.scratch.tokenizer), max_tokens=config.max_tokens)
         sizes = _scratch_sizes(config, vision_width, tokenizer.vocabulary)
-    if config.max_tokens > sizes.positions:
-        raise ConfigError(
-            f"`bridge.max_tokens` is {config.max_tokens} but the Q-Former has {sizes.positions} positions; lower it"
-        )
+    check_positions(config, sizes)
     sizes = replace(sizes, shared_width=config.shared_width, patch_norm_eps=config.patch_norm_eps)
-    bridge = Bridge(sizes, _dropouts(config))
+    bridge = Bridge(sizes, dropouts(config))
     if bert is None:
         report = from_scratch(bridge.qformer, seed=seed)
     else:
         dec_from = tokenizer.cls if config.dec == "cls" else None
         report = from_bert(bridge.qformer, bert, seed=seed, fold_token_type=config.fold_token_type, dec_from=dec_from)
     draw_random(bridge.need_heads(), seed=seed + 1)
-    return BuiltBridge(bridge, tokenizer, _with_heads(report, bridge).lines(), _fresh(report, bridge))
+    return BuiltBridge(bridge, tokenizer, _with_heads(report, bridge).lines(), _fresh(report, bridge), config)
+
+
+def check_positions(config: BridgeConfig, sizes: BridgeSizes) -> None:
+    """Refuse texts that are longer than the Q-Former has positions for."""
+    if config.max_tokens > sizes.positions:
+        raise ConfigError(
+            f"`bridge.max_tokens` is {config.max_tokens} but the Q-Former has {sizes.positions} positions; lower it"
+        )
 
 
 def _with_heads(report: InitReport, bridge: Bridge) -> InitReport:
@@ -68,58 +75,30 @@ def _fresh(report: InitReport, bridge: Bridge) -> frozenset[str]:
     return frozenset({f"qformer.{name}" for name in report.random} | heads)
 
 
-def load_bridge(file: BridgeFile, dropouts: Dropouts | None = None) -> Bridge:
+def load_bridge(file: BridgeFile, dropout: Dropouts | None = None) -> Bridge:
     """Build exactly the bridge that a folder holds; raises `CheckpointError` listing keys that do not fit."""
-    bridge = Bridge(file.sizes, dropouts)
-    wanted, given = bridge.state_dict(), file.tensors
+    bridge = Bridge(file.sizes, dropout)
+    bridge.load_state_dict(fitting_state(file))
+    return bridge
+
+
+def fitting_state(file: BridgeFile) -> dict[str, Tensor]:
+    """A folder's tensors; raises `CheckpointError` listing those that do not fit its own sizes."""
+    with torch.device("meta"):
+        wanted = Bridge(file.sizes).state_dict()
+    given = file.tensors
     wrong = sorted(set(wanted) ^ set(given)) or [
         f"{name} {tuple(given[name].shape)}" for name in wanted if wanted[name].shape != given[name].shape
     ]
     if wrong:
         raise CheckpointError(f"the saved bridge does not fit its own sizes: {', '.join(wrong[:5])}")
-    bridge.load_state_dict(given)
-    return bridge
-
-
-def stage2_bridge(folder: Path, config: BridgeConfig, *, language_width: int) -> BuiltBridge:
-    """Take the query path of a stage-1 folder; its text half and heads are left, the projection is new.
-
-    Raises `CheckpointError` when the folder is no stage-1 run.
-    """
-    file = read_stage1(folder)
-    sizes = replace(file.sizes, text=False, shared_width=None, language_width=language_width)
-    left = [name for name in file.tensors if name.startswith(_TEXT_ONLY) or ".text_feed_forward." in name]
-    taken = {name: tensor for name, tensor in file.tensors.items() if name not in left}
-    bridge = Bridge(sizes, _dropouts(config))
-    state = bridge.state_dict()
-    new = [name for name in state if name not in taken]
-    bridge.load_state_dict({**state, **taken})
-    lines = [
-        f"bridge from {folder}: {len(taken)} tensors taken, {len(new)} new, {len(left)} left",
-        *(f"  taken  {name}" for name in taken),
-        *(f"  new    {name}" for name in new),
-        *(f"  left   {name}" for name in left),
-    ]
-    return BuiltBridge(
-        bridge, QFormerTokenizer(bridge_folder(folder), max_tokens=config.max_tokens), lines, frozenset(new)
-    )
+    return given
 
 
 def bridge_folder(folder: Path) -> Path:
     """The bridge's own folder, given it or the folder of its run."""
     inner = folder / BRIDGE
     return inner if inner.is_dir() else folder
-
-
-def read_stage1(folder: Path) -> BridgeFile:
-    """Read the folder of a stage-1 bridge (or of the run that holds one); raises `CheckpointError` for any other."""
-    file = read_bridge(bridge_folder(folder))
-    stage = file.provenance.get("stage")
-    if stage != 1:
-        raise CheckpointError(
-            f"{folder} is the bridge of stage {stage}, stage 2 starts from stage 1; give such a folder"
-        )
-    return file
 
 
 def _scratch_sizes(config: BridgeConfig, vision_width: int, vocabulary: int) -> BridgeSizes:
@@ -137,7 +116,8 @@ def _scratch_sizes(config: BridgeConfig, vision_width: int, vocabulary: int) -> 
     )
 
 
-def _dropouts(config: BridgeConfig) -> Dropouts:
+def dropouts(config: BridgeConfig) -> Dropouts:
+    """The Q-Former's dropout as configured."""
     return Dropouts(config.dropout.embedding, config.dropout.attention, config.dropout.hidden)
 
 

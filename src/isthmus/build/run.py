@@ -20,8 +20,8 @@ from isthmus.build.bridge import BRIDGE, BuiltBridge
 from isthmus.build.data import Looks, open_looks, open_source, training_loader
 from isthmus.build.evaluation import Evaluation
 from isthmus.build.precision import Compute, choose_compute
-from isthmus.build.stages import build_stage1, build_stage2, start_projection
-from isthmus.build.workshop import Tower, Workshop, make_tower, open_workshop
+from isthmus.build.stages import build_stage1, build_stage2, learning_rates, start_projection, starts_projection
+from isthmus.build.workshop import Tower, Workshop, open_workshop
 from isthmus.checkpoints.native import write_bridge
 from isthmus.config.run import RunConfig
 from isthmus.errors import ConfigError, UserError
@@ -32,7 +32,7 @@ from isthmus.models.stage2 import Stage2
 from isthmus.qformer.attention import TABLE_VERSION
 from isthmus.records import Batch, BridgeFile, Source
 from isthmus.train.loop import Hooks, Plan, Trainer
-from isthmus.train.optimizer import AdamW, Rates, make_optimizer
+from isthmus.train.optimizer import AdamW, make_optimizer
 from isthmus.train.tracking import JsonLines, Reporter
 
 LOG, RECORD = "log.jsonl", "run.json"
@@ -107,17 +107,17 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     set_seed(config.seed)
     stage: Stage1 | Stage2
     if config.stage == 1:
-        stage, built = build_stage1(config, workshop.encoder.width)
+        stage, built = build_stage1(config, workshop)
     else:
-        stage, built = build_stage2(config, train, workshop)
-        towers["llm"] = make_tower(stage.llm)
+        stage, built, towers["llm"] = build_stage2(config, train, workshop)
+    config = config.model_copy(update={"bridge": built.config})
     sources = [train] if held_out is None else [train, held_out]
     looks = open_looks(config, workshop.encoder, sources, compute, progress=progress)
     look = looks(train, seed=config.seed)
     rows, per_epoch = training_loader(train, look, config, tokenize=built.tokenizer)
     batches = looks.patches(rows)
     stage.to(compute.device)
-    if isinstance(stage, Stage2):
+    if isinstance(stage, Stage2) and starts_projection(built):
         with compute.autocast():
             start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)
     return Training(
@@ -158,9 +158,7 @@ def _accelerator(config: RunConfig) -> Accelerator:
 
 def _optimizer(config: RunConfig, built: BuiltBridge) -> torch.optim.AdamW:
     train = config.train
-    new = train.lr_new or train.lr
-    rates = Rates(train.lr, new, train.lr_projection or new)
-    settings = AdamW(rates, (train.beta1, train.beta2), train.weight_decay)
+    settings = AdamW(learning_rates(train, built), (train.beta1, train.beta2), train.weight_decay)
     return make_optimizer(built.bridge, settings, fresh=built.fresh)
 
 

@@ -1,15 +1,16 @@
 """Config → the module that is trained: stage 1's objectives or stage 2's frozen language model, around a bridge."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 
-from isthmus.build.bridge import BuiltBridge, fresh_bridge, read_stage1, stage2_bridge
+from isthmus.build.bridge import BuiltBridge, fresh_bridge
+from isthmus.build.going_on import PROJECTION, read_start, stage1_from, stage2_from
 from isthmus.build.towers import build_llm
-from isthmus.build.workshop import Workshop, check_tower
+from isthmus.build.workshop import Tower, Workshop, make_tower
 from isthmus.config.model import BridgeConfig, LanguageConfig
 from isthmus.config.run import RunConfig
+from isthmus.config.train import TrainConfig
 from isthmus.data.text import normalise
 from isthmus.language.prompts import Prompt
 from isthmus.models.projection import start_least_squares, start_random
@@ -17,27 +18,34 @@ from isthmus.models.stage1 import Stage1, Stage1Options
 from isthmus.models.stage2 import Stage2
 from isthmus.randomness import permutation
 from isthmus.records import Batch, Source
+from isthmus.train.optimizer import Rates
 
 
-def build_stage1(config: RunConfig, vision_width: int) -> tuple[Stage1, BuiltBridge]:
-    """A fresh bridge under the three objectives."""
-    built = fresh_bridge(config.bridge, vision_width, seed=config.seed)
+def build_stage1(config: RunConfig, workshop: Workshop) -> tuple[Stage1, BuiltBridge]:
+    """A bridge under the three objectives: fresh, or gone on from a folder.
+
+    Raises `CheckpointError` when `init.from` is no folder with a text half, or one of another encoder.
+    """
+    if config.init is None:
+        built = fresh_bridge(config.bridge, workshop.encoder.width, seed=config.seed)
+    else:
+        built = stage1_from(read_start(config.init, workshop.tower), config.bridge)
     options = Stage1Options(**config.objectives.model_dump())
     return Stage1(built.bridge, dec=built.tokenizer.dec, options=options), built
 
 
-def build_stage2(config: RunConfig, source: Source, workshop: Workshop) -> tuple[Stage2, BuiltBridge]:
-    """A stage-1 bridge before a frozen language model; the projection still has to be started.
+def build_stage2(config: RunConfig, source: Source, workshop: Workshop) -> tuple[Stage2, BuiltBridge, Tower]:
+    """A bridge that is there before a frozen language model; a new projection still has to be started.
 
-    Raises `CheckpointError` when `init.from` is no folder of a stage-1 run, or one of another encoder.
+    Raises `CheckpointError` when `init.from` is no model folder, or one of another encoder.
     """
     assert config.llm is not None
     assert config.init is not None
-    folder = Path(config.init.folder).expanduser()
-    check_tower(read_stage1(folder), "encoder", workshop.tower)  # before the language model is loaded
+    start = read_start(config.init, workshop.tower)  # before the language model is loaded
     llm = build_llm(config.llm, make_prompt(config.llm, source, seed=config.seed), workshop.compute)
-    built = stage2_bridge(folder, config.bridge, language_width=llm.width)
-    return Stage2(built.bridge, llm), built
+    tower = make_tower(llm)
+    built = stage2_from(start, config.bridge, tower, language_width=llm.width)
+    return Stage2(built.bridge, llm), built, tower
 
 
 def make_prompt(config: LanguageConfig, source: Source, *, seed: int) -> Prompt:
@@ -50,6 +58,17 @@ def make_prompt(config: LanguageConfig, source: Source, *, seed: int) -> Prompt:
             break
         examples[normalise(source[index].captions[0])] = None
     return Prompt(**fields).with_examples(list(examples))
+
+
+def starts_projection(built: BuiltBridge) -> bool:
+    """Whether the projection is new, and not taken from a folder."""
+    return not built.fresh.isdisjoint(PROJECTION)
+
+
+def learning_rates(train: TrainConfig, built: BuiltBridge) -> Rates:
+    """Peak rates by how a tensor starts; a projection that was taken learns like all that was taken."""
+    new = train.lr_new or train.lr
+    return Rates(train.lr, new, train.lr_projection or (new if starts_projection(built) else train.lr))
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ class InitConfig(Section):
     """A bridge that is there already, to go on from."""
 
     folder: str = Field(alias="from")
-    """The folder of its run, or the model folder itself."""
+    """The folder of its run, or the model folder itself; its sizes, tokenizer and image encoder stay."""
 
 
 class RunConfig(Section):
@@ -49,7 +49,7 @@ class RunConfig(Section):
     bridge: BridgeConfig = BridgeConfig()
     """The trained part."""
     init: InitConfig | None = None
-    """What the bridge starts from, in place of a BERT or of nothing."""
+    """The bridge that this one goes on from: stage 2 always does, stage 1 in place of `bridge.bert`."""
     llm: LanguageConfig | None = None
     """Stage 2 only: the frozen language model."""
     objectives: ObjectivesConfig = ObjectivesConfig()
@@ -59,19 +59,22 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _stages_are_whole(self) -> "RunConfig":
+        starts = [name for name in ("bert", "scratch") if getattr(self.bridge, name) is not None]
         if self.stage == 1:
-            self._check_stage1()
-        elif self.llm is None or self.init is None:
+            self._check_stage1(starts)
+            return self
+        if self.llm is None or self.init is None:
             missing = "llm" if self.llm is None else "init.from"
-            raise ValueError(f"stage 2 needs `{missing}`: a frozen language model and the folder of a stage-1 run")
+            raise ValueError(f"stage 2 needs `{missing}`: a frozen language model and the folder of a trained bridge")
+        if starts:
+            raise ValueError(f"`bridge.{starts[0]}` starts a bridge in stage 1; stage 2 has `init.from`; leave it out")
         return self
 
-    def _check_stage1(self) -> None:
-        if (self.bridge.bert is None) == (self.bridge.scratch is None):
-            raise ValueError("stage 1 needs exactly one of `bridge.bert` and `bridge.scratch`")
-        if self.llm is not None or self.init is not None:
-            given = "llm" if self.llm is not None else "init"
-            raise ValueError(f"`{given}` is a key of stage 2; leave it out of stage 1")
+    def _check_stage1(self, starts: list[str]) -> None:
+        if len(starts) + (self.init is not None) != 1:
+            raise ValueError("stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and `init.from`")
+        if self.llm is not None:
+            raise ValueError("`llm` is a key of stage 2; leave it out of stage 1")
         if self.train.accumulation > 1:
             raise ValueError(
                 "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and "

@@ -41,7 +41,7 @@ class TrainConfig(Section):
     lr_new: float | None = Field(default=None, gt=0)
     """Peak learning rate of tensors that started random; empty: `lr`."""
     lr_projection: float | None = Field(default=None, gt=0)
-    """Peak learning rate of the projection into the language model; empty: `lr_new`."""
+    """Peak learning rate of the projection into the language model; empty: `lr_new` where it starts anew, else `lr`."""
     beta1: Probability = 0.9
     """AdamW's decay of the gradient's mean."""
     beta2: Probability = 0.98

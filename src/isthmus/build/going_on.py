@@ -1,0 +1,107 @@
+"""A bridge that goes on from a model folder: what it takes, what starts anew, what it leaves, and what is refused."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from isthmus.build.bridge import BuiltBridge, bridge_folder, check_positions, dropouts, fitting_state
+from isthmus.build.workshop import Tower, check_tower
+from isthmus.checkpoints.native import read_bridge
+from isthmus.config.model import BridgeConfig
+from isthmus.config.run import InitConfig
+from isthmus.errors import CheckpointError, ConfigError
+from isthmus.models.bridge import Bridge
+from isthmus.qformer.tokenizer import QFormerTokenizer
+from isthmus.records import BridgeFile, BridgeSizes
+
+PROJECTION = ("projection.weight", "projection.bias")
+_SIZES = ("queries", "cross_frequency", "shared_width", "patch_norm_eps")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The folder that a bridge goes on from, as it was read."""
+
+    folder: Path
+    file: BridgeFile
+
+    @property
+    def stage(self) -> object:
+        """The stage that it was trained in."""
+        return self.file.provenance.get("stage")
+
+
+def read_start(init: InitConfig, encoder: Tower) -> Start:
+    """Read what `init.from` names: the folder of a run or its bridge.
+
+    Raises `CheckpointError` when it is no model folder, or the bridge of another image encoder.
+    """
+    folder = Path(init.folder).expanduser()
+    file = read_bridge(bridge_folder(folder))
+    check_tower(file, "encoder", encoder)
+    return Start(folder, file)
+
+
+def stage1_from(start: Start, config: BridgeConfig) -> BuiltBridge:
+    """Go on in stage 1: everything is taken but a projection.
+
+    Raises `CheckpointError` where the text half or the heads are absent, `ConfigError` for a contradicting size.
+    """
+    sizes = start.file.sizes
+    if not sizes.text or sizes.shared_width is None:
+        raise CheckpointError(
+            f"{start.folder} is a bridge of stage {start.stage}, which leaves the text half behind, and stage 1 trains "
+            "it; give the folder of a stage-1 run"
+        )
+    return _take(start, config, replace(sizes, language_width=None))
+
+
+def stage2_from(start: Start, config: BridgeConfig, llm: Tower, *, language_width: int) -> BuiltBridge:
+    """Go on in stage 2: the query path is taken, and the projection where it leads into the same language model.
+
+    Raises `ConfigError` for a contradicting size.
+    """
+    sizes = replace(start.file.sizes, text=False, shared_width=None, language_width=language_width)
+    before = start.file.provenance["towers"].get("llm")
+    if before is None or start.file.sizes.language_width is None:
+        return _take(start, config, sizes, anew=PROJECTION)
+    if before["fingerprint"] == llm.fingerprint and start.file.sizes.language_width == language_width:
+        return _take(start, config, sizes)
+    why = f"; the projection starts anew, for it led into another language model: {before['address']}"
+    return _take(start, config, sizes, anew=PROJECTION, why=why)
+
+
+def _take(
+    start: Start, config: BridgeConfig, sizes: BridgeSizes, *, anew: tuple[str, ...] = (), why: str = ""
+) -> BuiltBridge:
+    config = _settled(start, config)
+    check_positions(config, sizes)
+    bridge, given = Bridge(sizes, dropouts(config)), fitting_state(start.file)
+    state = bridge.state_dict()
+    taken = {name: tensor for name, tensor in given.items() if name in state and name not in anew}
+    new, left = [name for name in state if name not in taken], [name for name in given if name not in taken]
+    if absent := sorted(set(new) - set(anew)):
+        raise CheckpointError(f"{start.folder} lacks parts that this stage trains: {', '.join(absent[:5])}")
+    bridge.load_state_dict({**state, **taken})
+    counts = f"{len(taken)} tensors taken, {len(new)} new, {len(left)} left"
+    report = [
+        f"bridge from {start.folder} (stage {start.stage}): {counts}{why}",
+        *(f"  taken  {name}" for name in taken),
+        *(f"  new    {name}" for name in new),
+        *(f"  left   {name}" for name in left),
+    ]
+    tokenizer = QFormerTokenizer(bridge_folder(start.folder), max_tokens=config.max_tokens)
+    return BuiltBridge(bridge, tokenizer, report, frozenset(new), config)
+
+
+def _settled(start: Start, config: BridgeConfig) -> BridgeConfig:
+    """The config with the folder's own sizes; one that was given and is another is refused."""
+    own = {name: getattr(start.file.sizes, name) for name in _SIZES}
+    own = {name: value for name, value in own.items() if value is not None}
+    for name, value in own.items():
+        given = getattr(config, name)
+        if name in config.model_fields_set and given != value:
+            raise ConfigError(
+                f"`bridge.{name}` is {given}, but the bridge in {start.folder} was made with {value}, and its sizes "
+                "stay; leave the key out"
+            )
+    return config.model_copy(update=own)
