@@ -68,6 +68,11 @@ class _Encoded:
             yield replace(batch, vision=self.encoder(batch.vision.to(device, non_blocking=True)))
 
 
+def store_views(features: FeaturesConfig, compute: Compute) -> Views:
+    """What a store keeps of each picture, as the config says, in the run's precision."""
+    return Views(features.views, compute.dtype_name, features.seed, (features.scale_min, 1.0), features.flip)
+
+
 def open_looks(
     config: RunConfig, encoder: Encoder, sources: Sequence[Source], compute: Compute, *, progress: Progress
 ) -> Looks:
@@ -79,7 +84,7 @@ def open_looks(
     if features.folder is None:
         return Looks(features, encoder, None)
     folder = Path(features.folder).expanduser()
-    views = Views(features.views, compute.dtype_name, features.seed, (features.scale_min, 1.0), features.flip)
+    views = store_views(features, compute)
     if distributed.rank() == 0:
         images = [source[index].image for source in sources for index in range(len(source))]
         work = Work(batch=features.batch_size, workers=Workers(config.data.workers))
