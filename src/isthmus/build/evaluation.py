@@ -1,7 +1,7 @@
-"""What a bridge is scored by: retrieval for stage 1, loss and greedy captions for stage 2."""
+"""What a bridge is scored by: retrieval for stage 1, loss for stage 2, captions for both."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -11,21 +11,47 @@ from isthmus.data.loader import Look
 from isthmus.language.llm import Decoding
 from isthmus.models.bridge import Bridge
 from isthmus.models.generate import caption_by_llm, caption_by_qformer
+from isthmus.models.ranking import Ranking
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import Batch, Source
-from isthmus.tasks.caption import Captioner, caption_all, exact_match
-from isthmus.tasks.retrieval import Embedded, embed, retrieval
+from isthmus.tasks.caption import Captioner, caption_all
+from isthmus.tasks.figures import caption_figures, itc_figures, reranked_figures, weight_grid
+from isthmus.tasks.kept import Kept
+from isthmus.tasks.rerank import choose_weight, match_shortlists
+from isthmus.tasks.retrieval import Embedded, embed
 from isthmus.tasks.shuffled import right_and_shuffled
 
-_DECODING = Decoding(max_new_tokens=16)
 _BATCH = 64
+_GREEDY = Decoding(max_new_tokens=16)
+
+
+@dataclass(frozen=True)
+class Order:
+    """The re-ranking that a bridge is scored with; `chosen_on` names the pictures that its weight was chosen on.
+
+    None: nobody chose it, it is the default.
+    """
+
+    ranking: Ranking = field(default_factory=Ranking)
+    chosen_on: str | None = None
+
+    @staticmethod
+    def of(provenance: Mapping[str, Any]) -> "Order":
+        """What a model folder says, or the default where it says nothing."""
+        stored = provenance.get("ranking")
+        if stored is None:
+            return Order()
+        return Order(Ranking(stored["weight"], stored["rule"], stored["shortlist"]), stored["chosen_on"])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scorer of one bridge on one source."""
+    """The scorer of one bridge on one source.
+
+    Without an `order` ITM looks at no shortlist: cheap enough to be repeated while training.
+    """
 
     source: Source
     looks: Looks
@@ -33,33 +59,63 @@ class Evaluation:
     tokenizer: QFormerTokenizer
     compute: Compute
     seed: int
+    order: Order | None = None
+    decoding: Decoding = _GREEDY
 
     def batches(self) -> Iterable[Batch]:
         """Every row once, centre view."""
         rows = held_out_loader(self.source, self.look, tokenize=self.tokenizer, batch_size=_BATCH)
         return self.looks.patches(rows)
 
-    def score(self, stage: Stage1 | Stage2) -> dict[str, Any]:
-        """Whatever this stage is scored by."""
+    def score(self, stage: Stage1 | Stage2, *, choose_on: str | None = None) -> dict[str, Any]:
+        """Whatever this stage is scored by.
+
+        `choose_on` is a name for these pictures; with it, stage 1's weight of re-ranking is chosen on them.
+        """
         stage.eval()
+        batches = Kept(self.batches())
         with self.compute.autocast():
-            return self.stage2(stage) if isinstance(stage, Stage2) else self.stage1(stage.bridge)
+            if isinstance(stage, Stage2):
+                return self.stage2(stage, batches)
+            return self.stage1(stage.bridge, batches, choose_on=choose_on)
 
-    def stage1(self, bridge: Bridge) -> dict[str, Any]:
-        """Recall both ways by ITC (per cent), and the Q-Former's own greedy captions (ITG)."""
-        captioner = partial(caption_by_qformer, bridge, self.tokenizer, decoding=_DECODING)
-        return {**retrieval(self.embed(bridge)), **self._captions(captioner)}
+    def stage1(self, bridge: Bridge, batches: Iterable[Batch], *, choose_on: str | None = None) -> dict[str, Any]:
+        """Retrieval both ways by ITC and re-ranked, and the Q-Former's own captions (ITG)."""
+        embedded = self.embed(bridge, batches)
+        captioner = partial(caption_by_qformer, bridge, self.tokenizer, decoding=self.decoding)
+        figures = _joined(itc_figures(embedded, seed=self.seed), self._captions(captioner, batches))
+        if self.order is None and choose_on is None:
+            return figures
+        order = self.order or Order()
+        patches = (batch.vision.to(self.compute.device) for batch in batches)
+        shortlists = match_shortlists(bridge, patches, embedded, size=order.ranking.shortlist)
+        grid = None
+        if choose_on is not None:
+            grid = weight_grid(embedded, shortlists, order.ranking)
+            weight = choose_weight({weight: both["text_to_image"] for weight, both in grid.items()})
+            order = Order(replace(order.ranking, weight=weight, rule="log_odds"), choose_on)
+        ranking = {**asdict(order.ranking), "chosen_on": order.chosen_on}
+        if grid is not None:
+            ranking["grid"] = [{"weight": weight, **both} for weight, both in grid.items()]
+        reranked = reranked_figures(embedded, shortlists, order.ranking, seed=self.seed)
+        return {**_joined(figures, reranked), "ranking": ranking}
 
-    def embed(self, bridge: Bridge) -> Embedded:
+    def embed(self, bridge: Bridge, batches: Iterable[Batch] | None = None) -> Embedded:
         """Every picture and text in ITC's shared space."""
-        return embed(bridge, self.batches(), self.compute.device)
+        rows = self.batches() if batches is None else batches
+        return embed(bridge, rows, self.source, tokenize=self.tokenizer, device=self.compute.device)
 
-    def stage2(self, stage: Stage2) -> dict[str, Any]:
-        """Loss with right and shuffled pictures (nats per token), and greedy captions with their exact matches."""
-        loss = right_and_shuffled(stage, self.batches(), self.compute.device, seed=self.seed)
-        captioner = partial(caption_by_llm, stage.bridge, stage.llm, decoding=_DECODING)
-        return {"loss": loss, **self._captions(captioner)}
+    def stage2(self, stage: Stage2, batches: Iterable[Batch]) -> dict[str, Any]:
+        """Loss with right and shuffled pictures (nats per token), and captions by the language model."""
+        loss = right_and_shuffled(stage, batches, self.compute.device, seed=self.seed)
+        captioner = partial(caption_by_llm, stage.bridge, stage.llm, decoding=self.decoding)
+        return {"loss": loss, **self._captions(captioner, batches)}
 
-    def _captions(self, captioner: Captioner) -> dict[str, Any]:
-        pairs = caption_all(captioner, self.batches(), self.compute.device)
-        return {"exact_match": exact_match(pairs), "pictures": len(pairs), "captions": pairs}
+    def _captions(self, captioner: Captioner, batches: Iterable[Batch]) -> dict[str, Any]:
+        captions = caption_all(captioner, batches, self.source, device=self.compute.device)
+        return caption_figures(captions, seed=self.seed)
+
+
+def _joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of two kinds in one record, their intervals together."""
+    return {**first, **second, "confidence": {**first["confidence"], **second["confidence"]}}
