@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from isthmus.data.image import open_image
 from isthmus.errors import DataError, UserError
 from isthmus.tasks import output
-from isthmus.tasks.folder import Captioning, Picture, caption_pictures, find_pictures
+from isthmus.tasks.folder import Picture, caption_pictures, find_pictures
 from isthmus.tasks.output import CaptionFile, SideCars, check_place
 
 
@@ -40,14 +39,14 @@ class Captioner:
         self.prefix, self.batches = prefix, []
 
     def __call__(self, pictures):
-        self.batches.append(len(pictures))
-        return [f"{self.prefix}{picture.width}" for picture in pictures]
+        said = [f"{self.prefix}{picture.width}" for picture in pictures]
+        self.batches.append(len(said))
+        return said
 
 
 def run(place, pictures, captioner=None, batch_size=2, progress=lambda done, total: None):
-    captioning = Captioning(open_image, captioner or Captioner())
     with place:
-        return caption_pictures(pictures, place, captioning, batch_size=batch_size, progress=progress)
+        return caption_pictures(pictures, place, captioner or Captioner(), batch_size=batch_size, progress=progress)
 
 
 def lines(path):
@@ -202,7 +201,7 @@ def test_nothing_but_broken_pictures_is_an_error(tmp_path):
 
 def test_empty_captions_are_written_and_counted(folder, tmp_path):
     path, pictures = tmp_path / "captions.jsonl", find_pictures([folder]).pictures
-    outcome = run(CaptionFile(path, "skip"), pictures, lambda found: [" "] * len(found))
+    outcome = run(CaptionFile(path, "skip"), pictures, lambda opened: [" " for _ in opened])
     assert (outcome.written, outcome.empty) == (3, 3)
 
 

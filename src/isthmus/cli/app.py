@@ -1,40 +1,83 @@
-"""The commands, their help, and how errors are shown: one line for what a user can mend, exit code 2."""
+"""The commands and their help; torch is imported only when one runs."""
 
-import os
-import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from isthmus.errors import UserError
+from isthmus.cli import config as config_commands
+from isthmus.cli import ending
+from isthmus.cli.options import (
+    AnyImages,
+    BatchSize,
+    Config,
+    Device,
+    DryRun,
+    Encoder,
+    Existing,
+    Images,
+    Json,
+    Llm,
+    Models,
+    Overrides,
+    Precision,
+    Stage,
+    Writer,
+)
 
 app = typer.Typer(
     help="Join a frozen image encoder to a frozen language model with a small trained bridge (BLIP-2).",
-    add_completion=False,
+    epilog=ending.EXIT_CODES,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: loading rich takes longer than all the rest
 )
-INTERRUPTED = 130
-
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Values that replace the file's.")
-]
+app.add_typer(config_commands.app, name="config")
 
 
-@app.command(short_help="Train a bridge: stage 1 or stage 2.")
-def train(
-    config: Annotated[Path, typer.Argument(help="A YAML file; see recipes/.")], overrides: Overrides = None
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"isthmus {version('isthmus')}")
+        raise typer.Exit
+
+
+@app.callback()
+def isthmus(
+    wants_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
-    """Train a bridge: stage 1 against text, or stage 2 through a frozen language model.
+    """Join a frozen image encoder to a frozen language model with a small trained bridge (BLIP-2)."""
 
-    Fills the feature store first, where the config names one.
 
-    Example: isthmus train recipes/own-folder-stage1.yaml train.steps=100 train.lr=1e-4
+@app.command(short_help="Train a bridge: stage 1, stage 2, or both.")
+def train(config: Config, overrides: Overrides = None, stage: Stage = None) -> None:
+    r"""Train a bridge: stage 1 against text, stage 2 through a frozen language model, or one after the other.
+
+    Fills the feature store first, where the file names one. Of a file of both stages, a stage that is done is not
+    done again, and one that was stopped starts again.
+
+    \b
+    Examples:
+      isthmus train recipes/own-folder.yaml data.train.folder=pictures
+      isthmus train recipes/own-folder.yaml stage2.train.steps=100 --stage 2
     """
     from isthmus.cli.train import run_train
 
-    run_train(config, overrides or [])
+    run_train(config, overrides or [], stage=stage)
+
+
+@app.command(short_help="Fill the feature store of a recipe.")
+def features(config: Config, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False) -> None:
+    """Encode the pictures of a recipe into its feature store, without training.
+
+    Says first how large the store becomes. Pictures that are stored are not encoded again.
+
+    Example: isthmus features recipes/own-folder-stage1.yaml data.train.folder=pictures --dry-run
+    """
+    from isthmus.cli.features import run_features
+
+    run_features(config, overrides or [], dry_run=dry_run, as_json=json)
 
 
 @app.command(short_help="Score a run on held-out pictures.")
@@ -48,6 +91,107 @@ def evaluate(
     from isthmus.cli.evaluate import run_evaluate
 
     run_evaluate(run, overrides or [])
+
+
+@app.command(short_help="Write captions of pictures and folders.")
+def caption(
+    images: Images,
+    model: Models = None,
+    output: Annotated[Path | None, typer.Option(help="A file of JSON lines to write or to go on with.")] = None,
+    sidecar: Annotated[bool, typer.Option("--sidecar", help="Write a/1.txt beside a/1.jpg.")] = False,
+    existing: Existing = "skip",
+    prefix: Annotated[str, typer.Option(help="Put before each caption, as it is.")] = "",
+    suffix: Annotated[str, typer.Option(help="Put after each caption, as it is.")] = "",
+    prompt: Annotated[str | None, typer.Option(help="Text between picture and caption, for the trained one.")] = None,
+    by: Writer = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest caption, in tokens.")] = 30,
+    min_new_tokens: Annotated[int, typer.Option(help="Shortest caption, in tokens.")] = 0,
+    num_beams: Annotated[int, typer.Option(help="Beams to search; 1 is greedy.")] = 1,
+    temperature: Annotated[float, typer.Option(help="Above 0, captions are drawn; 0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this total probability.")] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, repeated tokens are less likely.")] = 1.0,
+    length_penalty: Annotated[float, typer.Option(help="Above 1, beams prefer long captions.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Key of what is drawn.")] = 0,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+    dtype: Precision = "auto",
+    encoder: Encoder = None,
+    llm: Llm = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> int:
+    r"""Write captions of pictures and folders: to stdout, into one file, or beside each picture.
+
+    A run that was stopped goes on where it was when the same command is given again. A picture that cannot be read
+    is named and left out (exit code 3).
+
+    \b
+    Examples:
+      isthmus caption boat.jpg --model runs/quickstart
+      isthmus caption pictures --model runs/own/stage2 --output captions.jsonl
+      isthmus caption pictures --model runs/own/stage2 --sidecar --existing append --num-beams 5
+    """
+    from isthmus.cli.caption import Asked, Target, run_caption
+    from isthmus.cli.inputs import Loading
+    from isthmus.language.llm import Decoding
+
+    decoding = Decoding(
+        max_new_tokens, min_new_tokens, num_beams, temperature, top_p, repetition_penalty, length_penalty, seed
+    )
+    loading, asked = (
+        Loading(model, device, dtype, encoder, llm),
+        Asked(prompt, by, batch_size, decoding, prefix, suffix),
+    )
+    return run_caption(images, loading, asked, Target(output, sidecar, existing, dry_run, json))
+
+
+@app.command(short_help="Which of some texts fits a picture best.")
+def match(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Texts to compare with it.")],
+    model: Models = None,
+    device: Device = "auto",
+    dtype: Precision = "auto",
+    encoder: Encoder = None,
+    json: Json = False,
+) -> None:
+    """Score texts against a picture, the best first: cosine (ITC), probability of a match (ITM), both together.
+
+    Example: isthmus match boat.jpg "a red boat" "a blue car" --model runs/quickstart
+    """
+    from isthmus.cli.inputs import Loading
+    from isthmus.cli.match import run_match
+
+    run_match(image, texts, Loading(model, device, dtype, encoder), as_json=json)
+
+
+@app.command(short_help="Vectors of pictures and texts, for search.")
+def embed(
+    output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    images: AnyImages = None,
+    texts: Annotated[Path | None, typer.Option(help="A file with a text a line.")] = None,
+    model: Models = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    dtype: Precision = "auto",
+    encoder: Encoder = None,
+    json: Json = False,
+) -> int:
+    """Embed pictures and texts in the space of ITC: the cosine of a pair is the largest of the picture's rows.
+
+    Writes `images` (pictures, queries, width) and `texts` (texts, width), with their names in the metadata.
+
+    Example: isthmus embed pictures --texts captions.txt --model runs/quickstart --output embeddings.safetensors
+    """
+    from isthmus.cli.embed import run_embed, tell_embedded
+    from isthmus.cli.inputs import Loading
+    from isthmus.tasks.embeddings import EmbeddingFile
+
+    place = EmbeddingFile(output, overwrite=overwrite)
+    loading = Loading(model, device, dtype, encoder)
+    shapes, broken = run_embed(images or [], texts, loading, place, batch_size=batch_size)
+    return tell_embedded(output, shapes, broken, as_json=json)
 
 
 @app.command(short_help="Guided first run on real pictures.")
@@ -73,24 +217,4 @@ def quickstart(
 
 def main() -> None:
     """Run the command line; what a user can mend becomes one line on stderr."""
-    try:
-        code = app(
-            args=sys.argv[1:] or ["--help"], standalone_mode=False
-        )  # typer turns Ctrl-C into the return value 130
-    except UserError as problem:
-        _end(f"isthmus: {problem}", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except Exception as problem:
-        if not hasattr(problem, "format_message"):
-            raise
-        _end(f"isthmus: {problem.format_message()} Try --help.", 2)
-    if code == INTERRUPTED:
-        _end("isthmus: interrupted; what was saved before is kept", INTERRUPTED)
-    sys.exit(code or 0)
-
-
-def _end(line: str, code: int) -> NoReturn:
-    sys.stdout.flush()
-    os.write(2, f"{line}\n".encode())
-    sys.exit(code)
+    ending.run(app)

@@ -1,7 +1,8 @@
 """Caption every picture of a folder: read ahead, in batches, each written as it comes.
 
-The call that captions is passed in, and so is the place that captions go to (`isthmus.tasks.output`), which knows
-what an earlier run has done. A picture that cannot be read is reported and left out; it never ends the run.
+The call that captions is passed in; it goes through the pictures once, so that only a few stand in memory. So is the
+place that captions go to (`isthmus.tasks.output`), which knows what an earlier run has done. A picture that cannot be
+read is reported and left out; it never ends the run.
 """
 
 import os
@@ -9,18 +10,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from isthmus.data.image import FORMATS
+from isthmus.data.image import open_image
+from isthmus.data.sidecar import SUFFIXES
 from isthmus.errors import DataError
 
-Read = TypeVar("Read")
+Captioner = Callable[[Iterator[Image.Image]], list[str]]
+"""Pictures, to be gone through once → one caption each."""
+
 _THREADS = 4
-_AHEAD = 32
+_AHEAD = 8
 """Pictures that are read before they are needed, at most."""
 
 
@@ -69,14 +73,6 @@ class Place(Protocol):
         """Keep the captions of some pictures; raises UserError where that fails."""
 
 
-@dataclass(frozen=True)
-class Captioning(Generic[Read]):
-    """The two calls that a run is made of: file → picture, as the model takes it, and pictures → captions."""
-
-    read: Callable[[Path], Read]
-    caption: Callable[[list[Read]], list[str]]
-
-
 def find_pictures(given: Sequence[Path]) -> Found:
     """Find the pictures of files and folders, folders with all below them, in the order given and by name.
 
@@ -85,7 +81,6 @@ def find_pictures(given: Sequence[Path]) -> Found:
     for a path that does not exist and where there is no picture at all.
     """
     alone = len(given) == 1
-    known = suffixes()
     pictures: dict[Path, Picture] = {}
     others: list[Path] = []
     for start in given:
@@ -95,7 +90,7 @@ def find_pictures(given: Sequence[Path]) -> Found:
             pictures.setdefault(location(start), Picture(start, str(start)))
             continue
         for path in _files(start):
-            if path.suffix.lower() in known:
+            if path.suffix.lower() in SUFFIXES:
                 name = path.relative_to(start).as_posix() if alone else str(path)
                 pictures.setdefault(location(path), Picture(path, name))
             else:
@@ -103,7 +98,7 @@ def find_pictures(given: Sequence[Path]) -> Found:
     if not pictures:
         raise DataError(
             f"{', '.join(map(str, given))}: there is no picture in it ({len(others)} other files); "
-            f"pictures are known by {', '.join(sorted(known))}"
+            f"pictures are known by {', '.join(SUFFIXES)}"
         )
     return Found(tuple(pictures.values()), tuple(others))
 
@@ -111,11 +106,6 @@ def find_pictures(given: Sequence[Path]) -> Found:
 def location(path: Path) -> Path:
     """Where a file lies, however it was named; a link to a file stays a file of its own."""
     return path.parent.resolve() / path.name
-
-
-def suffixes() -> frozenset[str]:
-    """The file name endings of the formats that are read, in lower case with their dot."""
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -132,7 +122,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def caption_pictures(
     pictures: Sequence[Picture],
     place: Place,
-    captioning: Captioning[Read],
+    captioner: Captioner,
     *,
     batch_size: int,
     progress: Callable[[int, int], object],
@@ -146,40 +136,49 @@ def caption_pictures(
     broken: list[Broken] = []
     written = empty = 0
     progress(before, len(pictures))
-    for batch in read_batches(todo, captioning.read, batch_size=batch_size, broken=broken):
-        captions = captioning.caption([picture for _, picture in batch])
-        place.write([(picture, caption) for (picture, _), caption in zip(batch, captions, strict=True)])
-        written += len(batch)
+    for names, opened in in_batches(todo, batch_size=batch_size, broken=broken):
+        captions = captioner(opened)
+        place.write(list(zip(names, captions, strict=True)))
+        written += len(captions)
         empty += sum(not caption.strip() for caption in captions)
         progress(before + written + len(broken), len(pictures))
     refuse_all_broken(broken, len(pictures))
     return Outcome(written, empty, before, tuple(broken))
 
 
-def read_batches(
-    pictures: Iterable[Picture], read: Callable[[Path], Read], *, batch_size: int, broken: list[Broken]
-) -> Iterator[list[tuple[Picture, Read]]]:
-    """Read pictures ahead in threads and yield full batches in order; who cannot be read is put into `broken`."""
-    good = _good(pictures, read, broken)
-    while batch := list(islice(good, batch_size)):
-        yield batch
+def in_batches(
+    pictures: Iterable[Picture], *, batch_size: int, broken: list[Broken]
+) -> Iterator[tuple[list[Picture], Iterator[Image.Image]]]:
+    """Open pictures in full batches; who cannot be read is put into `broken` and another takes its place.
+
+    The list of a batch is filled while its pictures are gone through; going through all of them is the caller's part.
+    """
+    good = _good(pictures, broken)
+    for first in good:
+        batch: list[Picture] = []
+        yield batch, _noted(chain([first], islice(good, batch_size - 1)), batch)
 
 
-def _good(
-    pictures: Iterable[Picture], read: Callable[[Path], Read], broken: list[Broken]
-) -> Iterator[tuple[Picture, Read]]:
-    for picture, future in _ahead(pictures, read):
+def _noted(good: Iterable[tuple[Picture, Image.Image]], batch: list[Picture]) -> Iterator[Image.Image]:
+    for picture, image in good:
+        batch.append(picture)
+        yield image
+
+
+def _good(pictures: Iterable[Picture], broken: list[Broken]) -> Iterator[tuple[Picture, Image.Image]]:
+    for picture, future in _ahead(pictures):
         try:
             yield picture, future.result()
         except DataError as problem:
             broken.append(Broken(picture.name, str(problem).removeprefix(f"{picture.path}: ")))
 
 
-def _ahead(pictures: Iterable[Picture], read: Callable[[Path], Read]) -> Iterator[tuple[Picture, Future[Read]]]:
-    waiting: deque[tuple[Picture, Future[Read]]] = deque()
+def _ahead(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Future[Image.Image]]]:
+    """Read in threads, a few pictures ahead, in order."""
+    waiting: deque[tuple[Picture, Future[Image.Image]]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         for picture in pictures:
-            waiting.append((picture, pool.submit(read, picture.path)))
+            waiting.append((picture, pool.submit(open_image, picture.path)))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft()
         while waiting:

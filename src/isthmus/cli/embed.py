@@ -1,0 +1,71 @@
+"""`isthmus embed`: pictures and texts → vectors in the shared space of ITC, in one safetensors file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from isthmus.cli.inputs import Loading, broken_json, enough_memory, print_json, tell_broken
+from isthmus.data.text import normalise
+from isthmus.errors import ConfigError, DataError
+from isthmus.predictor import Predictor
+from isthmus.tasks.embeddings import EmbeddingFile
+from isthmus.tasks.folder import Broken, Found, find_pictures, in_batches, refuse_all_broken
+from isthmus.train.tracking import StoreProgress
+
+
+def run_embed(
+    images: Sequence[Path], texts: Path | None, loading: Loading, output: EmbeddingFile, *, batch_size: int
+) -> tuple[dict[str, tuple[int, ...]], list[Broken]]:
+    """Embed pictures and the lines of a file; the shapes of what was written, and who could not be read."""
+    loading.check()
+    if not images and texts is None:
+        raise ConfigError("nothing is given to embed; name pictures or folders, or --texts FILE")
+    found = find_pictures(images) if images else Found(())
+    lines = [] if texts is None else _lines(texts)
+    predictor = loading.predictor()
+    with output, enough_memory():
+        broken = _embed_pictures(predictor, found, output, batch_size)
+        for first in range(0, len(lines), batch_size):
+            part = lines[first : first + batch_size]
+            output.add("texts", part, predictor.embed(texts=part, batch_size=batch_size))
+        shapes = output.finish({"models": ", ".join(map(str, loading.models or ()))})
+    return shapes, broken
+
+
+def tell_embedded(output: Path, shapes: dict[str, tuple[int, ...]], broken: Sequence[Broken], *, as_json: bool) -> int:
+    """Say what was written; the exit code."""
+    if as_json:
+        print_json({"output": str(output), "shapes": shapes, "broken": broken_json(broken)})
+    else:
+        for kind, shape in shapes.items():
+            typer.echo(f"{kind}  {' x '.join(map(str, shape))}  {output}")
+    return tell_broken(broken)
+
+
+def _embed_pictures(predictor: Predictor, found: Found, output: EmbeddingFile, batch_size: int) -> list[Broken]:
+    broken: list[Broken] = []
+    if not found.pictures:
+        return broken
+    done, total = 0, len(found.pictures)
+    with StoreProgress("embeddings") as progress:
+        for batch, opened in in_batches(found.pictures, batch_size=batch_size, broken=broken):
+            rows = predictor.embed(images=opened, batch_size=batch_size)
+            output.add("images", [picture.name for picture in batch], rows)
+            done += len(batch)
+            progress(done + len(broken), total)
+    refuse_all_broken(broken, total)
+    return broken
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, normalised."""
+    try:
+        lines = [normalise(line) for line in path.read_text(encoding="utf-8").split("\n")]
+    except OSError as problem:
+        raise DataError(f"{path} cannot be read ({problem.strerror}); give a file with a text a line") from problem
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{path} is no text in UTF-8; save it as UTF-8") from problem
+    if not any(lines):
+        raise DataError(f"{path} holds no text; write one a line")
+    return [line for line in lines if line]

@@ -1,0 +1,99 @@
+"""How a command ends: its exit code, and one line on stderr for what a user can mend."""
+
+import io
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from isthmus.errors import UserError
+
+WRONG_INPUT = 2
+SOME_BROKEN = 3
+INTERRUPTED = 130
+CLOSED = 141
+TERMINATED = 143
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    a fault of isthmus itself, with a traceback
+  2    wrong input, told in one line
+  3    done, but some pictures could not be read
+  130  interrupted (Ctrl-C)
+  141  what read the output has gone, as after `| head`
+  143  terminated (SIGTERM)"""
+
+
+class _Terminated(BaseException):
+    """The process was asked to end."""
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run the command line and end the process; without arguments the help is shown."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what no encoding can
+    try:
+        with _termination_raises():
+            code: int | None = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+            sys.stdout.flush()
+    except BaseException as problem:
+        _explain(problem)
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C
+        _end("isthmus: interrupted; what was saved before is kept", INTERRUPTED)
+    sys.exit(code or 0)
+
+
+def _explain(problem: BaseException) -> NoReturn:
+    """End with the line and the code of what a user can cause; raise anything else again."""
+    if isinstance(problem, UserError):
+        _end(f"isthmus: {problem}", WRONG_INPUT)
+    if isinstance(problem, KeyboardInterrupt | typer.Abort):
+        _end("isthmus: interrupted; what was saved before is kept", INTERRUPTED)
+    if isinstance(problem, _Terminated):
+        _end("isthmus: terminated; what was saved before is kept", TERMINATED)
+    if hasattr(problem, "format_message"):
+        _end(f"isthmus: {problem.format_message()} Try --help.", WRONG_INPUT)
+    if _output_closed(problem):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, without a complaint
+        sys.exit(CLOSED)
+    raise problem
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Let SIGTERM unwind this process as Ctrl-C does, so that scratch files go; forked children end at once."""
+    owner = os.getpid()
+
+    def terminate(number: int, _: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise _Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _output_closed(problem: BaseException) -> bool:
+    """True where writing to stdout failed since its reader has gone; typer and rich make a SystemExit of it."""
+    if not isinstance(problem, BrokenPipeError) and not isinstance(problem.__context__, BrokenPipeError):
+        return False
+    output = select.poll()
+    output.register(1, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
+
+
+def _end(line: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+    sys.exit(code)

@@ -1,0 +1,76 @@
+"""What the commands that use a trained bridge share: loading it, counting pictures, telling what happened."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+from isthmus.cli.ending import SOME_BROKEN
+from isthmus.cli.show import quiet_libraries
+from isthmus.errors import ConfigError, UserError
+from isthmus.predictor import Predictor
+from isthmus.tasks.folder import Broken
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which bridges to load, where, and the new addresses of towers that moved."""
+
+    models: Sequence[Path] | None
+    device: str = "auto"
+    dtype: str = "auto"
+    encoder: str | None = None
+    llm: str | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError where no model is named; cheap, so that it comes before all else."""
+        if not self.models:
+            raise ConfigError(
+                "no model is named; give --model FOLDER, the output of `isthmus train` (or runs/quickstart, which "
+                "`isthmus quickstart` makes)"
+            )
+
+    def predictor(self) -> Predictor:
+        """Load bridges and towers."""
+        self.check()
+        assert self.models
+        quiet_libraries()
+        return Predictor.from_pretrained(
+            *self.models, device=self.device, dtype=self.dtype, encoder=self.encoder, llm=self.llm
+        )
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Make one sentence of a device that has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        raise UserError("the device has too little memory; give a smaller --batch-size, or --device cpu") from problem
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Write one JSON object as one line to stdout."""
+    typer.echo(json.dumps(content, ensure_ascii=False))
+
+
+def say(line: str) -> None:
+    """Write a line for people to stderr."""
+    typer.echo(line, err=True)
+
+
+def tell_broken(broken: Sequence[Broken]) -> int:
+    """Name each picture that could not be read, on stderr; the exit code that goes with them."""
+    for one in broken:
+        say(f"isthmus: {one.name}: {one.reason}")
+    return SOME_BROKEN if broken else 0
+
+
+def broken_json(broken: Sequence[Broken]) -> list[dict[str, str]]:
+    """The same for JSON."""
+    return [asdict(one) for one in broken]

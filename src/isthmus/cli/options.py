@@ -1,0 +1,36 @@
+"""The options that several commands share, as typer reads them; no torch here."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Values that replace the file's.")
+]
+Config = Annotated[Path, typer.Argument(help="A YAML file; see recipes/.")]
+Stage = Annotated[int | None, typer.Option(help="Only this stage of a file that holds both.", min=1, max=2)]
+
+_IMAGES = typer.Argument(metavar="IMAGE_OR_FOLDER", help="Pictures, and folders with all pictures below them.")
+Images = Annotated[list[Path], _IMAGES]
+AnyImages = Annotated[list[Path] | None, _IMAGES]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option("--model", help="The folder of a training run; give it twice for one of each stage."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Encoder = Annotated[str | None, typer.Option(help="New address of an image encoder that moved, e.g. folder:PATH.")]
+Llm = Annotated[str | None, typer.Option("--llm", help="New address of a language model that moved.")]
+BatchSize = Annotated[int, typer.Option(help="Pictures that are encoded at once.", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+Existing = Annotated[
+    Literal["skip", "overwrite", "append"],
+    typer.Option(help="What to do with a picture that has a caption: skip it, replace it or add a new one."),
+]
+Writer = Annotated[
+    Literal["llm", "qformer"] | None,
+    typer.Option("--by", help="Who writes; without it, the language model where there is one."),
+]
