@@ -2,6 +2,7 @@
 
 config.json         format version, sizes, provenance (stage, towers' addresses and fingerprints, prompt)
 model.safetensors   the bridge's tensors, by name
+README.md           the model card, made of the provenance
 tokenizer files     the Q-Former's own, where it has a text half
 complete            the sha256 of the two files above, written last
 """
@@ -24,17 +25,30 @@ from isthmus.fingerprint import file_sha256
 from isthmus.records import BridgeFile, BridgeSizes
 
 FORMAT = 1
-CONFIG, WEIGHTS, MARKER = "config.json", "model.safetensors", "complete"
+CONFIG, WEIGHTS, MARKER, CARD = "config.json", "model.safetensors", "complete", "README.md"
 
 
-def write_bridge(file: BridgeFile, folder: Path, *, save_tokenizer: Callable[[Path], None] | None = None) -> None:
+def check_place(folder: Path) -> None:
+    """Raise `CheckpointError` where a place holds something that is no model folder, so that nothing is lost."""
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is no model folder; choose another place")
+
+
+def write_bridge(
+    file: BridgeFile,
+    folder: Path,
+    *,
+    save_tokenizer: Callable[[Path], None] | None = None,
+    card: str | None = None,
+) -> None:
     """Write a model folder, whole or not at all: beside its place first, then renamed over what was there.
+
+    `card` is the model card, README.md.
 
     Raises `CheckpointError` when the place cannot be written or holds something that is no model folder.
     """
     _recover(folder)
-    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists and is no model folder; choose another place")
+    check_place(folder)
     with _replacement(folder) as scratch:
         content = {"format_version": FORMAT, "sizes": asdict(file.sizes), "provenance": file.provenance}
         _write_json(scratch / CONFIG, content)
@@ -42,6 +56,8 @@ def write_bridge(file: BridgeFile, folder: Path, *, save_tokenizer: Callable[[Pa
         _flush(scratch / WEIGHTS)
         if save_tokenizer is not None:
             save_tokenizer(scratch)
+        if card is not None:
+            (scratch / CARD).write_text(card)
         _write_json(scratch / MARKER, {name: file_sha256(scratch / name) for name in (CONFIG, WEIGHTS)})
 
 

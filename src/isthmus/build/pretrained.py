@@ -1,0 +1,214 @@
+"""Bridge folders of one or both stages → their models, ready to predict: encoder, bridges, language model."""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import ValidationError
+
+from isthmus.build.bridge import bridge_folder, load_bridge
+from isthmus.build.precision import Compute, choose_compute, native_bf16
+from isthmus.build.towers import build_encoder, build_llm, resolve
+from isthmus.build.workshop import check_tower, identify
+from isthmus.checkpoints.card import model_card
+from isthmus.checkpoints.native import CONFIG, check_place, read_bridge, write_bridge
+from isthmus.config.model import EncoderConfig, LanguageConfig
+from isthmus.errors import CheckpointError, ConfigError, TowerError
+from isthmus.frozen import freeze
+from isthmus.language.llm import FrozenLLM
+from isthmus.language.prompts import Prompt
+from isthmus.models.bridge import Bridge
+from isthmus.models.ranking import Ranking
+from isthmus.qformer.tokenizer import QFormerTokenizer
+from isthmus.records import BridgeFile
+from isthmus.vision.encoder import Encoder
+
+TowerConfig = TypeVar("TowerConfig", EncoderConfig, LanguageConfig)
+
+STAGES = {1: "stage1", 2: "stage2"}
+
+_DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Where and how to load: `device` and `dtype`, `auto` or by name; `device_map` is transformers' own for the LLM.
+
+    `encoder` and `llm` are new addresses of towers that moved.
+    """
+
+    device: str = "auto"
+    dtype: str | torch.dtype = "auto"
+    device_map: Any = None
+    encoder: str | None = None
+    llm: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadedBridge:
+    """One stage's bridge with all that its folder says; frozen and in evaluation mode."""
+
+    folder: Path
+    bridge: Bridge
+    tokenizer: QFormerTokenizer
+    provenance: dict[str, Any]
+
+    def ranking(self) -> Ranking:
+        """How pairs are ranked: as the folder says, else the default."""
+        recorded, default = self.provenance.get("ranking") or {}, Ranking()
+        weight = float(recorded.get("weight", default.weight))
+        return Ranking(weight, recorded.get("rule", default.rule), recorded.get("shortlist", default.shortlist))
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The towers and the bridges of stage 1, of stage 2, or of both; there is an LLM where there is a stage 2."""
+
+    compute: Compute
+    encoder: Encoder
+    encoder_fingerprint: str
+    bridges: Mapping[int, LoadedBridge]
+    llm: FrozenLLM | None
+
+
+def load_pretrained(folders: Sequence[Path], wishes: Wishes) -> Pretrained:
+    """Load what some folders hold; each tower once, in its final precision, and accepted by its fingerprint.
+
+    Raises `CheckpointError` for what is no bridge or does not fit together, `TowerError` for a tower that is gone,
+    `ConfigError` for a device or dtype that is not known.
+    """
+    files = _read(folders)
+    first = min(files)
+    compute = _compute(wishes, [file.provenance for _, file in files.values()])
+    encoder_config = _tower_config(EncoderConfig, files[first], "encoder", wishes.encoder)
+    encoder = build_encoder(encoder_config, compute)
+    known = identify(encoder)
+    check_tower(files[first][1], "encoder", known)
+    llm = _load_llm(files[2], wishes, compute) if 2 in files else None
+    moved = {}
+    if wishes.encoder is not None:
+        moved["encoder"] = (wishes.encoder, encoder.address)
+    if wishes.llm is not None and llm is not None:
+        moved["llm"] = (wishes.llm, llm.address)
+    bridges = {stage: _load(*files[stage], moved, compute) for stage in sorted(files)}
+    return Pretrained(compute, encoder, known.fingerprint, bridges, llm)
+
+
+def save_bridges(bridges: Mapping[int, LoadedBridge], folder: Path, *, licence: str | None) -> None:
+    """Write one bridge as a folder, or those of both stages into `stage1` and `stage2` below it.
+
+    Raises `CheckpointError`, before anything is written, where a place holds what is no model folder.
+    """
+    places = {stage: folder / STAGES[stage] if len(bridges) > 1 else folder for stage in bridges}
+    if len(bridges) > 1 and (bridge_folder(folder) / CONFIG).exists():
+        raise CheckpointError(f"{folder} holds a bridge of its own, which those of two stages would hide behind")
+    for place in places.values():
+        check_place(place)
+    for stage, loaded in bridges.items():
+        tensors = {name: tensor.cpu() for name, tensor in loaded.bridge.state_dict().items()}
+        provenance = loaded.provenance if licence is None else {**loaded.provenance, "licence": licence}
+        file = BridgeFile(loaded.bridge.sizes, tensors, provenance)
+        write_bridge(file, places[stage], save_tokenizer=loaded.tokenizer.save, card=model_card(provenance))
+
+
+def _read(folders: Sequence[Path]) -> dict[int, tuple[Path, BridgeFile]]:
+    files: dict[int, tuple[Path, BridgeFile]] = {}
+    for folder in (inner for given in folders for inner in _bridge_folders(given.expanduser())):
+        file = read_bridge(folder)
+        stage = file.provenance.get("stage")
+        if stage not in STAGES or "encoder" not in file.provenance.get("config", {}):
+            raise CheckpointError(f"{folder} does not say how it was trained; give the bridge of a training run")
+        if stage in files:
+            raise CheckpointError(f"{files[stage][0]} and {folder} are both of stage {stage}; give one of each stage")
+        files[stage] = (folder, file)
+    towers = [file.provenance["towers"]["encoder"] for _, file in files.values()]
+    if len({(tower["fingerprint"], tower.get("hidden_layer")) for tower in towers}) > 1:
+        one, two = (f"{folder} ({tower['address']})" for (folder, _), tower in zip(files.values(), towers, strict=True))
+        raise CheckpointError(f"{one} and {two} see pictures by different encoders; give two folders of one encoder")
+    return files
+
+
+def _bridge_folders(folder: Path) -> list[Path]:
+    """The bridges in a folder: a bridge's own, that of a run, or those of the runs `stage1` and `stage2` in it."""
+    inner = bridge_folder(folder)
+    stages = [bridge_folder(folder / name) for name in STAGES.values()]
+    found = [stage for stage in stages if (stage / CONFIG).is_file()]
+    return found if found and not (inner / CONFIG).is_file() else [inner]
+
+
+def _compute(wishes: Wishes, provenances: Sequence[Mapping[str, Any]]) -> Compute:
+    """The device, and the precision trained in where the device has it natively."""
+    compute = choose_compute(wishes.device, "fp32")
+    if wishes.dtype != "auto":
+        dtype = wishes.dtype if isinstance(wishes.dtype, torch.dtype) else _DTYPES.get(wishes.dtype)
+        if dtype is None or dtype not in _DTYPES.values():
+            raise ConfigError(f"`dtype` is {wishes.dtype!r}; use auto, float32, bfloat16 or float16")
+        return replace(compute, dtype=dtype)
+    trained = {provenance["precision"] for provenance in provenances}
+    native = trained == {"bfloat16"} and native_bf16(compute.device)
+    compute = replace(compute, dtype=torch.bfloat16 if native else torch.float32)
+    why = "" if trained == {compute.dtype_name} else f": trained in {' and '.join(sorted(trained))}"
+    _log.info("computing in %s on %s%s", compute.dtype_name, compute.device, why)
+    return compute
+
+
+def _tower_config(kind: type[TowerConfig], found: tuple[Path, BridgeFile], name: str, moved: str | None) -> TowerConfig:
+    """A tower's config as it was trained with, at its new address if it moved."""
+    folder, file = found
+    recorded = file.provenance["config"][name]
+    if moved is not None:
+        resolve(moved)
+        recorded = {**recorded, "weights": moved}
+    address = str(recorded["weights"])
+    try:
+        config = kind.model_validate(recorded)
+        if address.startswith(("folder:", "file:")):
+            resolve(address)
+    except ValidationError as problem:
+        raise CheckpointError(
+            f"{folder} has a config.{name} that this isthmus does not know; update isthmus"
+        ) from problem
+    except TowerError as problem:
+        raise TowerError(
+            f"the {name} of {folder} is no longer at {address}; say where it is: {name}='folder:PATH' or 'file:PATH'"
+        ) from problem
+    return config
+
+
+def _load_llm(found: tuple[Path, BridgeFile], wishes: Wishes, compute: Compute) -> FrozenLLM:
+    """The frozen language model in its dtype, on its device or devices, known by its fingerprint."""
+    config = _tower_config(LanguageConfig, found, "llm", wishes.llm)
+    if not Path(config.cache).expanduser().is_dir():  # that of another machine; a GGUF file is unpacked here anew
+        config = config.model_copy(update={"cache": LanguageConfig.model_fields["cache"].default})
+    prompt = Prompt.from_json(found[1].provenance["prompt"])
+    llm = build_llm(config, prompt, compute, device_map=wishes.device_map)
+    if any(parameter.is_meta for parameter in llm.parameters()):
+        raise TowerError(
+            f"device_map={wishes.device_map!r} leaves a part of {llm.address} out of memory, so that its weights "
+            "cannot be checked; spread it over devices that hold it"
+        )
+    check_tower(found[1], "llm", identify(llm))
+    return llm
+
+
+def _load(folder: Path, file: BridgeFile, moved: Mapping[str, tuple[str, str]], compute: Compute) -> LoadedBridge:
+    tokenizer = QFormerTokenizer(folder, max_tokens=file.provenance["config"]["bridge"]["max_tokens"])
+    bridge = freeze(load_bridge(file)).to(compute.device)
+    provenance = copy.deepcopy(file.provenance)
+    for name, (weights, address) in moved.items():
+        if name in provenance["towers"]:  # a copy of this folder then finds them where they are
+            provenance["config"][name]["weights"] = weights
+            provenance["towers"][name]["address"] = address
+    return LoadedBridge(folder, bridge, tokenizer, provenance)

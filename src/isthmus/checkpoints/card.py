@@ -1,0 +1,125 @@
+"""The model card: what a bridge is, was made of and scored, from its provenance; README.md as the Hub reads it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+_ABILITIES = {
+    1: "matches pictures with texts (ITC and ITM), embeds both, and writes captions by the Q-Former itself (ITG)",
+    2: "writes captions through its frozen language model",
+}
+_TASKS = {1: "zero-shot-image-classification", 2: "image-to-text"}
+_USES = {1: 'predictor.match("picture.jpg", ["a red boat", "a blue car"])', 2: 'predictor.caption("picture.jpg")'}
+_PAPER = "[BLIP-2](https://arxiv.org/abs/2301.12597)"
+
+
+def model_card(provenance: Mapping[str, Any]) -> str:
+    """Write the card of one bridge.
+
+    Reads `stage`, `towers` (address, fingerprint, `licence` where known), `config`, `precision`, `step`, and what is
+    there of `licence`, `data` (rows by source), `figures`, `ranking`, `versions`, `machine`. What is not known is
+    said to be unknown or left out.
+    """
+    sections = (_front(provenance), _what(provenance), _how(provenance), _towers(provenance), _data(provenance))
+    lines = [line for section in (*sections, _training(provenance), _figures(provenance)) for line in section]
+    return "\n".join(lines) + "\n"
+
+
+def _front(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """YAML for the Hub; only towers that live there are base models to it."""
+    hub = [tower["address"] for tower in provenance["towers"].values() if tower["address"].startswith("hub:")]
+    front = {
+        "library_name": "isthmus",
+        "license": provenance.get("licence", "unknown"),
+        "pipeline_tag": _TASKS[provenance["stage"]],
+        "tags": ["blip-2", "q-former", "vision-language", f"stage-{provenance['stage']}"],
+        **({"base_model": [address.removeprefix("hub:").partition("@")[0] for address in hub]} if hub else {}),
+    }
+    yield f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
+
+
+def _what(provenance: Mapping[str, Any]) -> Iterator[str]:
+    stage = provenance["stage"]
+    yield f"# A bridge of stage {stage}, between a frozen image encoder and language"
+    yield ""
+    yield f"This folder holds the Q-Former of {_PAPER} and its heads, trained by isthmus; the frozen models that it"
+    yield f"stands between are not in it. It {_ABILITIES[stage]}."
+    yield ""
+
+
+def _how(provenance: Mapping[str, Any]) -> Iterator[str]:
+    yield "```python"
+    yield "from isthmus import Predictor"
+    yield ""
+    yield 'predictor = Predictor.from_pretrained("FOLDER")  # this folder'
+    yield _USES[provenance["stage"]]
+    yield "```"
+    yield ""
+
+
+def _towers(provenance: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Frozen models"
+    yield ""
+    yield "They are found by address and accepted by fingerprint; one that moved is named by `encoder=` or `llm=`."
+    yield ""
+    yield "| model | address | fingerprint | licence |"
+    yield "|---|---|---|---|"
+    for name, tower in provenance["towers"].items():
+        layer = tower.get("hidden_layer")
+        depth = "" if layer is None else f", hidden layer {layer}"
+        yield f"| {name} | `{tower['address']}`{depth} | `{tower['fingerprint']}` | {tower.get('licence', 'unknown')} |"
+    yield ""
+    yield f"Licence of the bridge itself: {provenance.get('licence', 'unknown')}."
+    yield ""
+
+
+def _data(provenance: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Data"
+    yield ""
+    rows = provenance.get("data", {})
+    for name in ("train", "evaluation"):
+        source = provenance["config"]["data"].get(name)
+        count = f", {rows[name]:,} pictures" if name in rows else ""
+        yield f"- {name}: {'none' if source is None else f'`{json.dumps(source)}`'}{count}"
+    yield ""
+
+
+def _training(provenance: Mapping[str, Any]) -> Iterator[str]:
+    train = provenance["config"]["train"]
+    yield "## Training"
+    yield ""
+    yield f"Step {provenance.get('step', 'unknown')} of {train['steps']}, batches of {train['batch_size']} x"
+    yield f"{provenance.get('processes', 1)} x {train['accumulation']} (rows x processes x accumulation), in"
+    yield f"{provenance['precision']} on {provenance.get('device', 'an unknown device')}."
+    if prompt := provenance.get("prompt"):
+        yield f"Prompt: `{json.dumps(prompt)}`."
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
+    yield f"Versions: {versions or 'unknown'}. Every setting is in `config.json` under `provenance.config`."
+    yield ""
+
+
+def _figures(provenance: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Figures"
+    yield ""
+    figures = {**provenance.get("figures", {})}
+    if ranking := provenance.get("ranking"):
+        figures["ranking"] = ranking
+    if not figures:
+        yield "None were measured."
+        return
+    yield "On the held-out pictures above, recall and exact matches in per cent, losses in nats per token:"
+    yield ""
+    yield "| figure | value |"
+    yield "|---|---|"
+    yield from (f"| {name} | {value} |" for name, value in _flat(figures, ""))
+
+
+def _flat(figures: Mapping[str, Any], before: str) -> Iterator[tuple[str, str]]:
+    """Nested figures as rows; lists, such as the captions themselves, are left out."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name} ")
+        elif not isinstance(value, list):
+            yield f"{before}{name}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,94 @@
+"""What people pass as pictures → RGB pictures, by the rules of `isthmus.data.image`.
+
+| given | read as |
+|---|---|
+| str, Path | a picture file |
+| PIL image | any mode that a file may have |
+| NumPy array (H W), (H W 1), (H W 3), (H W 4) | channels last: greyscale, RGB, RGB with alpha |
+| tensor (H W), (1 H W), (3 H W), (4 H W) | channels first: greyscale, RGB, RGB with alpha |
+| array or tensor with one axis more in front | several pictures |
+| list, tuple, or anything else that can be gone through | several pictures |
+| `Encoded` | what `Predictor.encode` made of one or several |
+
+Pixels are uint8, or floating point in [0, 1]. All else is refused, with its shape or its range.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from isthmus.data.image import as_rgb, open_image
+from isthmus.encoded import Encoded
+from isthmus.errors import DataError
+
+OneImage = str | Path | Image.Image | NDArray[Any] | Tensor
+Images = OneImage | Iterable[OneImage] | Encoded
+
+_KINDS = "paths, PIL images, arrays or tensors"
+_CHANNELS = (1, 3, 4)
+
+
+def is_one(images: Any) -> bool:
+    """True for one picture; False for several (a list of one included) and for what is none."""
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim < 4
+    return images.single if isinstance(images, Encoded) else isinstance(images, str | Path | Image.Image)
+
+
+def as_pictures(images: Images) -> Iterator[Image.Image]:
+    """Give the pictures one by one, upright RGB; raises `DataError` naming the first that is none."""
+    if is_one(images):
+        yield as_picture(images, "the picture")
+        return
+    if isinstance(images, Mapping | bytes) or not isinstance(images, Iterable):
+        raise DataError(f"{_kind(images)} is no picture; give {_KINDS}, one or a list")
+    number = -1
+    for number, image in enumerate(images):
+        yield as_picture(image, f"picture {number}")
+    if number < 0:
+        raise DataError(f"there is no picture in what was given; give {_KINDS}, one or a list")
+
+
+def as_picture(image: Any, name: str) -> Image.Image:
+    """Read one picture as upright RGB; `name` begins the sentence of a `DataError` about one that is no file."""
+    if isinstance(image, str | Path):
+        return open_image(Path(image).expanduser())
+    if isinstance(image, Image.Image):
+        return as_rgb(image, name)
+    if not is_one(image):
+        raise DataError(f"{name} is {_kind(image)} and no picture; give {_KINDS}, one or a flat list")
+    pixels = _channels_last(image) if isinstance(image, Tensor) else image
+    grey, coloured = pixels.ndim == 2, pixels.ndim == 3 and pixels.shape[2] in _CHANNELS
+    if not pixels.size or not (grey or coloured):
+        form = "(3 H W) as a tensor" if isinstance(image, Tensor) else "(H W 3) as an array"
+        raise DataError(f"{name} has the shape {tuple(image.shape)}; a picture is {form}, or (H W) where it is grey")
+    squeezed = pixels[..., 0] if coloured and pixels.shape[2] == 1 else pixels
+    return as_rgb(Image.fromarray(_as_bytes(squeezed, name)), name)
+
+
+def _channels_last(image: Tensor) -> NDArray[Any]:
+    host = image.detach().cpu()
+    host = host.float() if host.is_floating_point() else host  # NumPy knows no bf16
+    return (host.movedim(0, -1) if host.ndim == 3 else host).numpy()
+
+
+def _as_bytes(pixels: NDArray[Any], name: str) -> NDArray[Any]:
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise DataError(f"{name} has pixels of type {pixels.dtype}; give uint8, or floating point in [0, 1]")
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= 1):  # so that a value that is no number is refused too
+        raise DataError(f"{name} has pixels from {low:g} to {high:g}; floating point is in [0, 1], uint8 in [0, 255]")
+    scaled: NDArray[Any] = np.rint(pixels.astype(np.float32) * 255).astype(np.uint8)
+    return scaled
+
+
+def _kind(thing: Any) -> str:
+    shape = f" of shape {tuple(thing.shape)}" if isinstance(thing, np.ndarray | Tensor) else ""
+    return f"{type(thing).__name__}{shape}"

@@ -1,0 +1,248 @@
+"""Two lines of Python: load what was trained, then caption, match and embed; encode once, ask many.
+
+    predictor = Predictor.from_pretrained("runs/own")
+    predictor.caption("boat.jpg")
+
+A picture costs its encoder once (`encode`); every question after that costs the bridge, and a caption the language
+model. What a folder can do depends on its stage (DESIGN 5.12): stage 1 matches, embeds and captions by the Q-Former
+itself; stage 2 captions through its language model. A call that a folder cannot answer is an `AbsentPartError`.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained, save_bridges
+from isthmus.encoded import Encoded, Matches, Texts, read_texts, text_features
+from isthmus.errors import AbsentPartError, ConfigError, DataError
+from isthmus.images import Images, as_pictures, is_one
+from isthmus.language.llm import Decoding
+from isthmus.models.bridge import Bridge
+from isthmus.models.generate import caption_by_qformer
+from isthmus.models.ranking import combine
+from isthmus.objectives.itc import image_to_text
+from isthmus.records import Text
+
+_log = logging.getLogger(__name__)
+
+
+class DecodingOptions(TypedDict, total=False):
+    """The fields of `Decoding`, as `caption` takes them."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    num_beams: int
+    temperature: float
+    top_p: float
+    repetition_penalty: float
+    length_penalty: float
+    seed: int
+
+
+class Predictor:
+    """A trained bridge between its frozen towers, ready to answer. Make one by `from_pretrained`."""
+
+    def __init__(self, pretrained: Pretrained) -> None:
+        self._pretrained = pretrained
+        self._warned = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *more_folders: str | Path,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        encoder: str | None = None,
+        llm: str | None = None,
+    ) -> "Predictor":
+        """Load a run's folder or a bridge's own, of stage 1, of stage 2 or both, or one that holds `stage1`, `stage2`.
+
+        `dtype` "auto" is the precision trained in where the device has it natively, else fp32 (a log line says
+        which). `device_map` places the language model, as in transformers. `encoder` and `llm` are the new addresses
+        (`folder:PATH`, `hub:NAME` ...) of towers that moved; they are known by their fingerprints.
+        Raises `CheckpointError` for folders that are no bridges, do not fit together or were trained with other
+        towers, `TowerError` for a tower that is not there, `ConfigError` for an unknown device or dtype.
+        """
+        wishes = Wishes(str(device), dtype, device_map, encoder, llm)
+        return cls(load_pretrained([Path(place) for place in (folder, *more_folders)], wishes))
+
+    @property
+    def device(self) -> torch.device:
+        """Where encoder and bridges compute, and the language model unless a device_map says otherwise."""
+        return self._pretrained.compute.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of towers and computations; bridges keep fp32 weights."""
+        return self._pretrained.compute.dtype
+
+    def encode(self, images: Images, *, batch_size: int = 32) -> Encoded:
+        """Turn pictures into patches, once: what comes back can stand for them in every other call."""
+        if isinstance(images, Encoded):
+            return self._own(images)
+        return Encoded.join(list(self._batches(images, batch_size)), single=is_one(images))
+
+    def caption(
+        self,
+        images: Images,
+        prompt: Texts | None = None,
+        *,
+        by: Literal["llm", "qformer"] | None = None,
+        batch_size: int = 32,
+        **decoding: Unpack[DecodingOptions],
+    ) -> str | list[str]:
+        """Write a caption of one picture (a string) or of each of several (a list).
+
+        `prompt` stands between the picture and the caption in place of the trained text there: one for all pictures,
+        or a list with one for each; "" is none. `by` says who writes, the language model or the Q-Former itself
+        (ITG); None is the language model where there is one. `decoding` are the fields of `Decoding`:
+        max_new_tokens, min_new_tokens, num_beams, temperature, top_p, repetition_penalty, length_penalty, seed.
+        Raises `AbsentPartError` for a writer that is not there, `ConfigError` for prompts or options that do not fit,
+        `DataError` for what is no picture.
+        """
+        how = Decoding(**decoding)
+        if by not in (None, "llm", "qformer"):
+            raise ConfigError(f"by is {by!r}; give 'llm' or 'qformer', or leave it out")
+        writer = by or ("llm" if 2 in self._pretrained.bridges else "qformer")
+        if writer == "qformer" and prompt is not None:
+            raise ConfigError("the Q-Former writes without a prompt; leave it out, or caption with a stage-2 folder")
+        loaded = self._need(2 if writer == "llm" else 1, f"caption by {writer!r}")
+        if not isinstance(prompt, str | None):
+            images = _check_prompts(prompt, images)
+        written: list[str] = []
+        for part in self._batches(images, batch_size):
+            with self._computing():
+                if writer == "llm":
+                    rows = slice(len(written), len(written) + len(part))
+                    prompts = [prompt] * len(part) if isinstance(prompt, str) else prompt and prompt[rows]
+                    written += self._by_llm(loaded.bridge, part, how, prompts)
+                else:
+                    written += caption_by_qformer(loaded.bridge, loaded.tokenizer, part.patches, how)
+        return written[0] if is_one(images) else written
+
+    def match(self, images: Images, texts: Texts, *, itm: bool = True, batch_size: int = 32) -> Matches:
+        """Score every picture with every text: ITC's cosine, ITM's probability, and the score to rank by.
+
+        ITM looks at each pair, so it costs I times J; `itm=False` leaves it out. `batch_size` counts pictures, and
+        pairs of ITM. Raises `AbsentPartError` without stage 1, `DataError` for what is no picture or an empty text.
+        """
+        loaded = self._need(1, "match")
+        tokens, ranking = self._tokens(loaded, texts), loaded.ranking()
+        bridge, cosines, logits = loaded.bridge, [], []
+        with self._computing():
+            words = text_features(bridge, tokens, batch_size=batch_size)
+        for part in self._batches(images, batch_size):
+            with self._computing():
+                cosines.append(image_to_text(part.features(bridge), words).cpu())
+                if itm:
+                    logits.append(part.pair_logits(bridge, tokens, batch_size=batch_size).cpu())
+        temperature = float(bridge.need_heads().temperature)
+        itc = torch.cat(cosines)
+        if not itm:
+            return Matches(itc, None, itc if ranking.rule == "original" else itc / temperature)
+        pairs = torch.cat(logits)
+        score = combine(itc, pairs, temperature=temperature, ranking=ranking)
+        return Matches(itc, pairs.softmax(-1)[..., 1], score)
+
+    def embed(
+        self, *, images: Images | None = None, texts: Texts | None = None, batch_size: int = 32
+    ) -> Float[Tensor, "B Q E"] | Float[Tensor, "B E"]:
+        """Embed pictures (B Q E), one row per query, or texts (B E), L2-normalised, fp32 on the host.
+
+        The cosine of a picture and a text is the largest of the picture's rows with the text's.
+        Raises `ConfigError` unless exactly one of the two is given, `AbsentPartError` without stage 1.
+        """
+        loaded = self._need(1, "embed")
+        if images is not None and texts is None:
+            features = []
+            for part in self._batches(images, batch_size):
+                with self._computing():
+                    features.append(part.features(loaded.bridge).cpu())
+            return torch.cat(features)
+        if texts is None or images is not None:
+            raise ConfigError("embed takes either images=... or texts=...; call it once for each")
+        tokens = self._tokens(loaded, texts)
+        with self._computing():
+            return text_features(loaded.bridge, tokens, batch_size=batch_size).cpu()
+
+    def save_pretrained(self, folder: str | Path, *, licence: str | None = None) -> None:
+        """Write the bridge with its tokenizer and a model card; of both stages, into `stage1` and `stage2` below.
+
+        The towers stay where they are. `licence` is yours to choose for the bridge, by its identifier on the Hub.
+        Raises `CheckpointError` where the place cannot be written, or holds what is no model folder.
+        """
+        save_bridges(self._pretrained.bridges, Path(folder).expanduser(), licence=licence)
+
+    def _batches(self, images: Images, size: int) -> Iterator[Encoded]:
+        """Pictures in encoded batches, one at a time: what was encoded already, or read and encoded here."""
+        if size < 1:
+            raise ConfigError(f"batch_size is {size}; give 1 or more")
+        if isinstance(images, Encoded):
+            yield from self._own(images).split(size)
+            return
+        encoder, pictures = self._pretrained.encoder, as_pictures(images)
+        while views := [encoder.preprocessing.centre(picture) for picture in islice(pictures, size)]:
+            with self._computing():
+                patches = encoder(torch.stack(views).to(self.device))
+            yield Encoded(patches, is_one(images), self._pretrained.encoder_fingerprint)
+
+    def _own(self, images: Encoded) -> Encoded:
+        if images.encoder != self._pretrained.encoder_fingerprint:
+            raise ConfigError("these pictures were encoded by another image encoder; encode them with this predictor")
+        if not len(images):
+            raise DataError("there is no picture in what was encoded; take at least one")
+        return images
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch.inference_mode(), self._pretrained.compute.autocast():
+            yield
+
+    def _need(self, stage: int, what: str) -> LoadedBridge:
+        """The bridge of a stage; raises `AbsentPartError` that says what this folder can do, and what to give."""
+        bridges = self._pretrained.bridges
+        if stage in bridges:
+            return bridges[stage]
+        (other,) = bridges.values()
+        if stage == 1:
+            start = (other.provenance["config"].get("init") or {}).get("from")
+            raise AbsentPartError(
+                f"{other.folder} is of stage 2: it captions through its language model and cannot {what}; give the "
+                f"folder of stage 1 too{f' (it began from {start})' if start else ''}"
+            )
+        raise AbsentPartError(
+            f"{other.folder} is of stage 1: it matches, embeds and captions by the Q-Former, and cannot {what}; give "
+            "the folder of stage 2 too"
+        )
+
+    def _by_llm(self, bridge: Bridge, part: Encoded, how: Decoding, prompts: Sequence[str] | None) -> list[str]:
+        llm = self._pretrained.llm
+        assert llm is not None
+        soft_prompt = bridge.project(part.read_by(bridge).states)
+        return llm.generate(soft_prompt.to(next(llm.parameters()).device), how, prompts=prompts)
+
+    def _tokens(self, loaded: LoadedBridge, texts: Texts) -> Text:
+        tokens, cut = read_texts(texts, loaded.tokenizer)
+        if cut and not self._warned:
+            self._warned = True
+            _log.warning("%d texts were cut to the %d tokens that the bridge reads", cut, loaded.tokenizer.max_tokens)
+        return tokens
+
+
+def _check_prompts(prompts: Sequence[str], images: Any) -> Images:
+    """Hold a list of prompts against the pictures, which are listed where they could be gone through only once."""
+    held: Any = images if is_one(images) or isinstance(images, Sized) else list(images)
+    count = 1 if is_one(held) else len(held)
+    if len(prompts) != count:
+        raise ConfigError(f"there are {len(prompts)} prompts for {count} pictures; give one for all, or one for each")
+    pictures: Images = held
+    return pictures
