@@ -1,6 +1,6 @@
 """What a bridge is scored by: retrieval for stage 1, loss for stage 2, captions for both."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,8 @@ from isthmus.models.stage2 import Stage2
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import Batch, Source
 from isthmus.tasks.caption import Captioner, caption_all
-from isthmus.tasks.figures import caption_figures, itc_figures, reranked_figures, weight_grid
+from isthmus.tasks.coco import Metric
+from isthmus.tasks.figures import caption_figures, coco_figures, itc_figures, reranked_figures, weight_grid
 from isthmus.tasks.kept import Kept
 from isthmus.tasks.rerank import choose_weight, match_shortlists
 from isthmus.tasks.retrieval import Embedded, embed
@@ -67,8 +68,10 @@ class Evaluation:
         rows = held_out_loader(self.source, self.look, tokenize=self.tokenizer, batch_size=_BATCH)
         return self.looks.patches(rows)
 
-    def score(self, stage: Stage1 | Stage2, *, choose_on: str | None = None) -> dict[str, Any]:
-        """Whatever this stage is scored by.
+    def score(
+        self, stage: Stage1 | Stage2, *, choose_on: str | None = None, metrics: Sequence[Metric] = ()
+    ) -> dict[str, Any]:
+        """Whatever this stage is scored by, captions by some of COCO's metrics too.
 
         `choose_on` is a name for these pictures; with it, stage 1's weight of re-ranking is chosen on them.
         """
@@ -76,16 +79,25 @@ class Evaluation:
         batches = Kept(self.batches())
         with self.compute.autocast():
             if isinstance(stage, Stage2):
-                return self.stage2(stage, batches)
-            return self.stage1(stage.bridge, batches, choose_on=choose_on)
+                loss = right_and_shuffled(stage, batches, self.compute.device, seed=self.seed)
+                captioner = partial(caption_by_llm, stage.bridge, stage.llm, decoding=self.decoding)
+                return {"loss": loss, **self._captions(captioner, batches, metrics)}
+            embedded = self.embed(stage.bridge, batches)
+            captioner = partial(caption_by_qformer, stage.bridge, self.tokenizer, decoding=self.decoding)
+            figures = _joined(itc_figures(embedded, seed=self.seed), self._captions(captioner, batches, metrics))
+            if self.order is None and choose_on is None:
+                return figures
+            return _joined(figures, self._reranked(stage.bridge, batches, embedded, choose_on))
 
-    def stage1(self, bridge: Bridge, batches: Iterable[Batch], *, choose_on: str | None = None) -> dict[str, Any]:
-        """Retrieval both ways by ITC and re-ranked, and the Q-Former's own captions (ITG)."""
-        embedded = self.embed(bridge, batches)
-        captioner = partial(caption_by_qformer, bridge, self.tokenizer, decoding=self.decoding)
-        figures = _joined(itc_figures(embedded, seed=self.seed), self._captions(captioner, batches))
-        if self.order is None and choose_on is None:
-            return figures
+    def embed(self, bridge: Bridge, batches: Iterable[Batch] | None = None) -> Embedded:
+        """Every picture and text in ITC's shared space."""
+        rows = self.batches() if batches is None else batches
+        return embed(bridge, rows, self.source, tokenize=self.tokenizer, device=self.compute.device)
+
+    def _reranked(
+        self, bridge: Bridge, batches: Iterable[Batch], embedded: Embedded, choose_on: str | None
+    ) -> dict[str, Any]:
+        """Retrieval after ITM's look at the shortlists, and by which ranking."""
         order = self.order or Order()
         patches = (batch.vision.to(self.compute.device) for batch in batches)
         shortlists = match_shortlists(bridge, patches, embedded, size=order.ranking.shortlist)
@@ -97,23 +109,12 @@ class Evaluation:
         ranking = {**asdict(order.ranking), "chosen_on": order.chosen_on}
         if grid is not None:
             ranking["grid"] = [{"weight": weight, **both} for weight, both in grid.items()]
-        reranked = reranked_figures(embedded, shortlists, order.ranking, seed=self.seed)
-        return {**_joined(figures, reranked), "ranking": ranking}
+        return {**reranked_figures(embedded, shortlists, order.ranking, seed=self.seed), "ranking": ranking}
 
-    def embed(self, bridge: Bridge, batches: Iterable[Batch] | None = None) -> Embedded:
-        """Every picture and text in ITC's shared space."""
-        rows = self.batches() if batches is None else batches
-        return embed(bridge, rows, self.source, tokenize=self.tokenizer, device=self.compute.device)
-
-    def stage2(self, stage: Stage2, batches: Iterable[Batch]) -> dict[str, Any]:
-        """Loss with right and shuffled pictures (nats per token), and captions by the language model."""
-        loss = right_and_shuffled(stage, batches, self.compute.device, seed=self.seed)
-        captioner = partial(caption_by_llm, stage.bridge, stage.llm, decoding=self.decoding)
-        return {"loss": loss, **self._captions(captioner, batches)}
-
-    def _captions(self, captioner: Captioner, batches: Iterable[Batch]) -> dict[str, Any]:
+    def _captions(self, captioner: Captioner, batches: Iterable[Batch], metrics: Sequence[Metric]) -> dict[str, Any]:
         captions = caption_all(captioner, batches, self.source, device=self.compute.device)
-        return caption_figures(captions, seed=self.seed)
+        figures = caption_figures(captions, seed=self.seed)
+        return {**figures, "coco": coco_figures(captions, metrics)} if metrics else figures
 
 
 def _joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,38 +1,62 @@
 """A finished run's folder → its bridge with its towers, ready to be scored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isthmus.build.bridge import bridge_folder, load_bridge
-from isthmus.build.data import open_looks, open_source
-from isthmus.build.evaluation import Evaluation
+from isthmus.build.data import open_held_out, open_looks
+from isthmus.build.evaluation import Evaluation, Order
 from isthmus.build.towers import build_llm
 from isthmus.build.workshop import Workshop, check_tower, make_tower, open_workshop
-from isthmus.checkpoints.native import read_bridge
+from isthmus.checkpoints.native import read_bridge, update_provenance
 from isthmus.config.run import RunConfig, check, put
-from isthmus.errors import ConfigError
+from isthmus.errors import AbsentPartError, ConfigError
 from isthmus.features.extract import Progress
 from isthmus.language.prompts import Prompt
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import BridgeFile
+from isthmus.tasks.coco import Metric
 
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run's stage and the scorer of its config's held-out source."""
+    """A run's stage and the scorer of its config's held-out source; `folder` is the bridge's own."""
 
     stage: Stage1 | Stage2
     evaluation: Evaluation
+    config: RunConfig
+    provenance: Mapping[str, Any]
+    folder: Path
 
-    def evaluate(self) -> dict[str, Any]:
-        """Score the bridge."""
-        return self.evaluation.score(self.stage)
+    def evaluate(self, *, metrics: Sequence[Metric] = ()) -> dict[str, Any]:
+        """Score the bridge; `metrics` are those of COCO that captions are scored by too."""
+        return self.evaluation.score(self.stage, metrics=metrics)
+
+    def choose_ranking(self, *, metrics: Sequence[Metric] = ()) -> dict[str, Any]:
+        """Score the bridge with the weight of re-ranking that is best on these pictures, and store it in the folder.
+
+        Raises `AbsentPartError` for a bridge of stage 2, which has nothing to re-rank with.
+        """
+        if isinstance(self.stage, Stage2):
+            raise AbsentPartError(
+                f"{self.folder} has no ITC and ITM heads, so there is nothing to re-rank with; give a stage-1 run"
+            )
+        figures = self.evaluation.score(self.stage, choose_on=self.held_out(), metrics=metrics)
+        update_provenance(self.folder, {"ranking": figures["ranking"]})
+        return figures
+
+    def held_out(self) -> str:
+        """A name of the held-out source: what its config says, where that is no default."""
+        if self.config.data.evaluation is None:
+            return f"data.held_out={self.config.data.held_out}"
+        values = self.config.data.evaluation.model_dump(mode="json", exclude_defaults=True)
+        return " ".join(f"{key}={value}" for key, value in values.items())
 
 
 def load_run(
@@ -46,20 +70,21 @@ def load_run(
     file = read_bridge(bridge_folder(folder))
     recorded = {**file.provenance["config"], "precision": _PRECISIONS[file.provenance["precision"]]}
     config = check(put(recorded, values), str(folder))
-    if config.data.evaluation is None:
+    source = open_held_out(config)
+    if source is None:
         raise ConfigError(
             f"{folder} was trained without held-out pictures; name some: data.evaluation.folder=FOLDER "
             "data.evaluation.metadata=FILE"
         )
-    source = open_source(config.data.evaluation)
     workshop = workshop or open_workshop(config)
     check_tower(file, "encoder", workshop.tower)
     tokenizer = QFormerTokenizer(bridge_folder(folder), max_tokens=config.bridge.max_tokens)
     stage = _stage(file, config, tokenizer, workshop)
     looks = open_looks(config, workshop.encoder, [source], workshop.compute, progress=progress)
-    return LoadedRun(
-        stage, Evaluation(source, looks, looks(source, seed=None), tokenizer, workshop.compute, config.seed)
-    )
+    source = looks.usable(source, training=False)
+    look, order = looks(source, seed=None), Order.of(file.provenance)
+    evaluation = Evaluation(source, looks, look, tokenizer, workshop.compute, config.seed, order)
+    return LoadedRun(stage, evaluation, config, file.provenance, bridge_folder(folder))
 
 
 def _stage(file: BridgeFile, config: RunConfig, tokenizer: QFormerTokenizer, workshop: Workshop) -> Stage1 | Stage2:

@@ -19,6 +19,7 @@ from isthmus.cli.options import (
     Images,
     Json,
     Llm,
+    Metrics,
     Models,
     Overrides,
     Precision,
@@ -82,15 +83,27 @@ def features(config: Config, overrides: Overrides = None, dry_run: DryRun = Fals
 
 @app.command(short_help="Score a run on held-out pictures.")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The folder of a training run.")], overrides: Overrides = None
+    run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
+    overrides: Overrides = None,
+    choose_ranking: Annotated[
+        bool, typer.Option("--choose-ranking", help="Stage 1: choose re-ranking's weight on these pictures; keep it.")
+    ] = False,
+    metrics: Metrics = None,
+    json: Json = False,
 ) -> None:
-    """Score a run on held-out pictures: retrieval (stage 1), or loss and greedy captions (stage 2).
+    r"""Score a run on held-out pictures, and write evaluation.json into its folder.
 
-    Example: isthmus evaluate runs/stage1 data.evaluation.folder=pictures data.evaluation.metadata=held-out.jsonl
+    Stage 1: retrieval by ITC and re-ranked by ITM; stage 2: loss with right and shuffled pictures; captions in both.
+
+    \b
+    Examples:
+      isthmus evaluate runs/stage1 data.evaluation.folder=pictures data.evaluation.metadata=held-out.jsonl
+      isthmus evaluate runs/stage1 data.evaluation.metadata=development.jsonl --choose-ranking
+      isthmus evaluate runs/stage2 --metrics coco
     """
     from isthmus.cli.evaluate import run_evaluate
 
-    run_evaluate(run, overrides or [])
+    run_evaluate(run, overrides or [], choose_ranking=choose_ranking, metrics=metrics or [], as_json=json)
 
 
 @app.command(short_help="Write captions of pictures and folders.")

@@ -1,28 +1,48 @@
 """`isthmus evaluate`: a run's folder → its scores on held-out pictures."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+
+import typer
 
 from isthmus.build.load import load_run
-from isthmus.cli.show import console, quiet_libraries, show_figures
+from isthmus.build.scored import evaluation_record
+from isthmus.cli.show import quiet_libraries, show_figures
 from isthmus.config.run import parse_overrides
 from isthmus.errors import UserError
 from isthmus.features.files import write_atomically
+from isthmus.tasks.coco import METRICS, Metric
 from isthmus.train.tracking import StoreProgress
 
+SCORES = "evaluation.json"
 
-def run_evaluate(folder: Path, overrides: list[str]) -> None:
-    """Score a run's bridge and write `evaluation.json` beside it."""
+
+def run_evaluate(
+    folder: Path,
+    overrides: list[str],
+    *,
+    choose_ranking: bool = False,
+    metrics: Sequence[Metric | Literal["coco"]] = (),
+    as_json: bool = False,
+) -> None:
+    """Score a run's bridge and write `evaluation.json` beside it; `coco` stands for all three of its metrics."""
     quiet_libraries()
     with StoreProgress() as progress:
         run = load_run(folder, parse_overrides(overrides), progress=progress)
-    figures = run.evaluate()
-    show_figures(figures)
-    path, content = folder / "evaluation.json", json.dumps(figures, indent=2) + "\n"
+    asked = [metric for metric in METRICS if metric in metrics or "coco" in metrics]
+    figures = run.choose_ranking(metrics=asked) if choose_ranking else run.evaluate(metrics=asked)
+    content = json.dumps(evaluation_record(run, figures), indent=2, ensure_ascii=False)
+    if as_json:
+        typer.echo(content)
+    else:
+        show_figures(figures)
+    path = folder / SCORES
     try:
-        write_atomically(path, lambda scratch: scratch.write_text(content))
+        write_atomically(path, lambda scratch: scratch.write_text(content + "\n"))
     except OSError as problem:
         raise UserError(
             f"{path} cannot be written ({problem.strerror}); the scores above are all there is"
         ) from problem
-    console.print(f"written to {path}", markup=False)
+    typer.echo(f"written to {path}", err=as_json)

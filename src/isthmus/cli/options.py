@@ -34,3 +34,7 @@ Writer = Annotated[
     Literal["llm", "qformer"] | None,
     typer.Option("--by", help="Who writes; without it, the language model where there is one."),
 ]
+Metrics = Annotated[
+    list[Literal["coco", "bleu", "cider", "meteor"]] | None,
+    typer.Option(help="Score captions by these too; coco is all three. Needs the extra eval."),
+]

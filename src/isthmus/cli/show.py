@@ -2,14 +2,21 @@
 
 import logging
 import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import transformers
-from rich.console import Console
+from rich.console import Console, Group
 from rich.logging import RichHandler
 from rich.table import Table
 
 console = Console(highlight=False)
+
+GAP = (
+    "The gap is what a wrong picture costs the language model; near 0, it is not looking at the pictures, "
+    "however good the captions read."
+)
+_ORDERS = {"ITC": None, "re-ranked": "reranked", "original's sum": "original_sum"}
 
 
 def quiet_libraries() -> None:
@@ -30,6 +37,8 @@ def show_figures(figures: dict[str, Any]) -> None:
         return
     table = retrieval_table if "text_to_image" in figures else stage2_table
     console.print(table({"held-out pictures": figures}))
+    for line in _notes(figures):
+        console.print(line, markup=False)
     show_captions(figures)
 
 
@@ -40,26 +49,80 @@ def show_captions(figures: dict[str, Any], *, count: int = 8) -> None:
         console.print(f"  {true}  ->  {said}", markup=False)
 
 
-def retrieval_table(sets: dict[str, dict[str, Any]]) -> Table:
-    """R@1, R@5 and R@10 both ways for named sets, in per cent."""
-    table = Table(title="Retrieval by ITC, and captions by the Q-Former itself, %")
-    for column in ("set", "candidates", "direction", "R@1", "R@5", "R@10", "exact captions"):
-        table.add_column(column, justify="left" if column in ("set", "direction") else "right")
-    for name, figures in sets.items():
-        for direction in ("text_to_image", "image_to_text"):
-            recalls = [f"{figures[direction][k]:.1f}" for k in ("R@1", "R@5", "R@10")]
-            exact = f"{figures['exact_match']:.1f}"
-            table.add_row(name, str(figures["candidates"]), direction.replace("_", " "), *recalls, exact)
+def retrieval_table(sets: dict[str, dict[str, Any]]) -> Group:
+    """Recalls and ranks both ways by each order that there is, a table for each named set."""
+    return Group(*(_retrieval(name, figures) for name, figures in sets.items()))
+
+
+def _retrieval(name: str, figures: dict[str, Any]) -> Table:
+    sizes = f"{figures['candidates']} pictures, {figures.get('texts', figures['candidates'])} texts"
+    exact = f"the Q-Former's own captions: {figures['exact_match']:.1f} % exact"
+    table = Table(title=f"Retrieval, {name}: {sizes}", caption=exact)
+    for column in ("direction", "order", "R@1, %", "95 %", "R@5", "R@10", "mean rank", "median"):
+        table.add_column(column, justify="left" if column in ("direction", "order") else "right")
+    for direction in ("text_to_image", "image_to_text"):
+        for order, key in _ORDERS.items():
+            recalls = figures if key is None else figures.get(key)
+            if recalls is not None:
+                table.add_row(direction.replace("_", " "), order, *_recall_cells(figures, key, direction))
     return table
+
+
+def _recall_cells(figures: dict[str, Any], key: str | None, direction: str) -> list[str]:
+    recalls, bounds = figures, figures.get("confidence", {})
+    if key is not None:
+        recalls, bounds = recalls[key], bounds.get(key, {})
+    found = recalls[direction]
+    interval = bounds.get(direction, {}).get("R@1")
+    ranks = [f"{found[rank]:.1f}" if rank in found else "" for rank in ("mean_rank", "median_rank")]
+    return [f"{found['R@1']:.1f}", _interval(interval), f"{found['R@5']:.1f}", f"{found['R@10']:.1f}", *ranks]
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.1f} to {bounds[1]:.1f}"
+
+
+def _notes(figures: Mapping[str, Any]) -> Iterator[str]:
+    """What stands under the tables: which ranking, how its weight was chosen, and COCO's metrics."""
+    if ranking := figures.get("ranking"):
+        yield _ranking_line(ranking)
+        for row in ranking.get("grid", []):
+            yield f"  weight {row['weight']:g}: text to image R@1 {row['text_to_image']['R@1']:.1f} " + (
+                f"R@5 {row['text_to_image']['R@5']:.1f}"
+            )
+    yield f"captions in normal form: {figures['normalised_match']:.1f} % right"
+    if coco := figures.get("coco"):
+        if "missing" in coco:
+            yield coco["missing"]
+        else:
+            yield ", ".join(f"{name} {value:.1f}" for name, value in coco.items() if isinstance(value, float)) + (
+                f" (x 100; {coco['empty']} of {coco['pictures']} captions without a word)"
+            )
+
+
+def _ranking_line(ranking: Mapping[str, Any]) -> str:
+    if ranking["rule"] == "original":
+        how = "cosine + ITM's logit"
+    else:
+        how = f"cosine / temperature + {ranking['weight']:g} x ITM's log-odds"
+    chosen = ranking["chosen_on"]
+    if "grid" in ranking:
+        origin = "the weight was chosen on these very pictures, so the re-ranked scores flatter it"
+    elif chosen is None:
+        origin = "the default weight, chosen on no pictures"
+    else:
+        origin = f"the weight was chosen on {chosen}"
+    return f"re-ranked: {how}, first {ranking['shortlist']} of each query; {origin}"
 
 
 def stage2_table(sets: dict[str, dict[str, Any]]) -> Table:
     """Loss with right and shuffled pictures, and exact captions, for named sets."""
-    table = Table(title="Through the language model")
-    for column in ("set", "pictures", "loss right", "loss shuffled", "gap, nats", "exact, %"):
+    table = Table(title="Through the language model", caption=GAP)
+    for column in ("set", "pictures", "loss right", "loss shuffled", "gap, nats", "exact, %", "95 %"):
         table.add_column(column, justify="left" if column == "set" else "right")
     for name, figures in sets.items():
         loss = figures["loss"]
         numbers = [f"{loss['right']:.2f}", f"{loss['shuffled']:.2f}", f"{loss['gap']:.2f}"]
-        table.add_row(name, str(figures["pictures"]), *numbers, f"{figures['exact_match']:.1f}")
+        interval = _interval(figures.get("confidence", {}).get("exact_match"))
+        table.add_row(name, str(figures["pictures"]), *numbers, f"{figures['exact_match']:.1f}", interval)
     return table

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from isthmus.models.ranking import Ranking
 from isthmus.tasks.caption import Caption, exact, normalised, pictured
+from isthmus.tasks.coco import Metric, MetricError, coco_scores
 from isthmus.tasks.confidence import LEVEL, RESAMPLES, intervals, rank_intervals
 from isthmus.tasks.rerank import GRID, Shortlists
 from isthmus.tasks.retrieval import DIRECTIONS, KS, Direction, Embedded, itc_ranks, recalls
@@ -58,6 +59,16 @@ def caption_figures(captions: Sequence[Caption], *, seed: int) -> dict[str, Any]
         "captions": [(caption.said, caption.references[0]) for caption in captions],
         "confidence": {**INTERVALS, **bounds},
     }
+
+
+def coco_figures(captions: Sequence[Caption], metrics: Sequence[Metric]) -> dict[str, float | int | str]:
+    """BLEU, CIDEr and METEOR against all references; without the extra or Java, the sentence that says so."""
+    said = [(str(row), caption.said) for row, caption in enumerate(captions)]
+    references = {str(row): caption.references for row, caption in enumerate(captions)}
+    try:
+        return {**coco_scores(said, references, metrics)}
+    except MetricError as problem:
+        return {"missing": str(problem)}
 
 
 def _itc(embedded: Embedded) -> Places:
