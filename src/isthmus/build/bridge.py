@@ -20,13 +20,17 @@ BRIDGE = "bridge"
 
 @dataclass(frozen=True)
 class BuiltBridge:
-    """A bridge with what a run must know of its start: the report, which tensors are new, and the sizes it has."""
+    """A bridge with what a run must know of its start: the report, which tensors are new, and the sizes it has.
+
+    `origin` is the sha256 of the weights that it went on from.
+    """
 
     bridge: Bridge
     tokenizer: QFormerTokenizer
     report: list[str]
     fresh: frozenset[str]
     config: BridgeConfig
+    origin: str | None = None
 
 
 def fresh_bridge(config: BridgeConfig, vision_width: int, *, seed: int) -> BuiltBridge:

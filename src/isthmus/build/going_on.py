@@ -1,11 +1,12 @@
 """A bridge that goes on from a model folder: what it takes, what starts anew, what it leaves, and what is refused."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isthmus.build.bridge import BuiltBridge, bridge_folder, check_positions, dropouts, fitting_state
 from isthmus.build.workshop import Tower, check_tower
-from isthmus.checkpoints.native import read_bridge
+from isthmus.checkpoints.native import MARKER, WEIGHTS, read_bridge
 from isthmus.config.model import BridgeConfig
 from isthmus.config.run import InitConfig
 from isthmus.errors import CheckpointError, ConfigError
@@ -90,7 +91,15 @@ def _take(
         *(f"  left   {name}" for name in left),
     ]
     tokenizer = QFormerTokenizer(bridge_folder(start.folder), max_tokens=config.max_tokens)
-    return BuiltBridge(bridge, tokenizer, report, frozenset(new), config)
+    return BuiltBridge(bridge, tokenizer, report, frozenset(new), config, weights_sum(start.folder))
+
+
+def weights_sum(folder: Path) -> str | None:
+    """The sha256 that a model folder's weights were saved with; None where there is none."""
+    try:
+        return str(json.loads((bridge_folder(folder) / MARKER).read_text())[WEIGHTS])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _settled(start: Start, config: BridgeConfig) -> BridgeConfig:

@@ -51,6 +51,7 @@ class Training:
     towers: Mapping[str, Tower]
     evaluation: Evaluation | None
     provenance: Mapping[str, Any]
+    workshop: Workshop
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate and save; returns the run's record, which is also written beside the bridge.
@@ -76,6 +77,7 @@ class Training:
         if distributed.rank() == 0:
             content = json.dumps(record, indent=2) + "\n"
             write_atomically(output / RECORD, lambda path: path.write_text(content))
+        self.trainer.accelerator.wait_for_everyone()  # what comes next may read what the first process wrote
         return record
 
     def evaluate(self) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
         stage, built = build_stage1(config, workshop)
     else:
         stage, built, towers["llm"] = build_stage2(config, train, workshop)
-    config = config.model_copy(update={"bridge": built.config})
+    given, config = config.given(), config.model_copy(update={"bridge": built.config})
     sources = [train] if held_out is None else [train, held_out]
     looks = open_looks(config, workshop.encoder, sources, compute, progress=progress)
     look = looks(train, seed=config.seed)
@@ -128,7 +130,8 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
         built=built,
         towers=towers,
         evaluation=None if held_out is None else _evaluation(held_out, looks, built, compute, seed=config.seed),
-        provenance=_provenance(config, stage, towers, compute),
+        provenance={**_provenance(config, stage, towers, compute), "given": given, "origin": built.origin},
+        workshop=workshop,
     )
 
 

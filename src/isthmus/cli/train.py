@@ -1,19 +1,42 @@
-"""`isthmus train`: config → run."""
+"""`isthmus train`: config → run, or the two runs of a file of both stages."""
 
 from pathlib import Path
 
+from isthmus.build.finished import look_back
 from isthmus.build.run import build_training
+from isthmus.build.workshop import Workshop
 from isthmus.cli.show import quiet_libraries, show_figures
-from isthmus.config.run import load_config
+from isthmus.config.run import RunConfig
+from isthmus.config.stages import load_stages
 from isthmus.train.tracking import Reporter, StoreProgress
 
 
-def run_train(path: Path, overrides: list[str]) -> None:
-    """Train as a YAML file says."""
+def run_train(path: Path, overrides: list[str], *, stage: int | None = None) -> None:
+    """Train as a YAML file says; of a file of both stages, what is done already is left as it is."""
     quiet_libraries()
-    config = load_config(path, overrides)
+    stages = load_stages(path, overrides, only=stage)
+    before: tuple[RunConfig, Workshop] | None = None
+    for config in stages.runs:
+        state = look_back(config) if stages.in_turn else "new"
+        if state == "done":
+            _say(f"stage {config.stage} is done already: {config.output}")
+            continue
+        if state == "stopped":
+            _say(f"stage {config.stage} was stopped before its end; it starts again")
+            config = config.model_copy(update={"overwrite": True})
+        shared = before[1] if before is not None and config.shares_encoder(before[0]) else None
+        before = config, _train(config, shared)
+
+
+def _train(config: RunConfig, workshop: Workshop | None) -> Workshop:
+    """One run, with the image encoder of the run before where it is the same."""
     with StoreProgress() as progress:
-        training = build_training(config, progress=progress)
+        training = build_training(config, workshop=workshop, progress=progress)
     record = training.run()
     show_figures(record["figures"])
-    Reporter("", 0).say(f"the bridge is in {Path(config.output) / 'bridge'}")
+    _say(f"the bridge is in {Path(config.output) / 'bridge'}")
+    return training.workshop
+
+
+def _say(line: str) -> None:
+    Reporter("", 0).say(line)

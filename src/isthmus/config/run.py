@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from isthmus.config.base import Section
 from isthmus.config.data import DataConfig, FeaturesConfig
+from isthmus.config.describe import nearest
 from isthmus.config.model import BridgeConfig, EncoderConfig, LanguageConfig
 from isthmus.config.train import ObjectivesConfig, TrainConfig
 from isthmus.errors import ConfigError
@@ -56,6 +57,18 @@ class RunConfig(Section):
     """Stage 1 only: switches of the losses."""
     train: TrainConfig
     """Optimizer and schedule."""
+
+    def given(self) -> dict[str, Any]:
+        """The keys that were given and not filled in: what a run is known by when it is asked for again.
+
+        Where it lies and what computes it are no part of it; what it goes on from is known by its weights.
+        """
+        return self.model_dump(mode="json", exclude_unset=True, exclude={"output", "overwrite", "init", "device"})
+
+    def shares_encoder(self, other: "RunConfig") -> bool:
+        """Whether two runs can use one image encoder, as it was loaded."""
+        wanted = (self.encoder, self.device, self.precision)
+        return wanted == (other.encoder, other.device, other.precision)
 
     @model_validator(mode="after")
     def _stages_are_whole(self) -> "RunConfig":
@@ -148,14 +161,17 @@ def check(content: dict[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(content)
     except ValidationError as problem:
-        first = problem.errors()[0]
+        # a key with a slip is two errors, unknown and missing: the unknown one tells more
+        first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{where}: {_sentence(key, first)}") from problem
 
 
 def _sentence(key: str, error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return f"unknown key `{key}`; config/ in the package and recipes/ show the known ones"
+        meant = nearest(key, RunConfig)
+        known = f"did you mean `{meant}`?" if meant else "`isthmus config schema` lists the known ones"
+        return f"unknown key `{key}`; {known}"
     if error["type"] == "missing":
         return f"the key `{key}` is missing; give it a value"
     if error["type"] == "value_error":

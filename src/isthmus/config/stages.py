@@ -1,0 +1,80 @@
+"""One file for both stages: shared keys, and under `stage1:` and `stage2:` what each has of its own (docs/adr/0005)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isthmus.config.run import RunConfig, check, parse_overrides, put, read_yaml
+from isthmus.errors import ConfigError
+
+SECTIONS = {"stage1": 1, "stage2": 2}
+_NOT_SHARED = {
+    "stage": "the sections `stage1:` and `stage2:` say which stage is meant",
+    "init": "say `stage1.init.from` or `stage2.init.from`",
+}
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The runs that a file asks for, in their order; `in_turn`: they are the stages of one file, kept side by side."""
+
+    runs: tuple[RunConfig, ...]
+    in_turn: bool
+
+
+def load_stages(path: Path, overrides: list[str] | None = None, *, only: int | None = None) -> Stages:
+    """Read a YAML file of one run or of both stages, apply `key.sub=value` overrides, check it.
+
+    In a file of both, `key=value` replaces the value in every stage and `stage1.key=value` in one. Every stage is
+    written below the file's `output`, and stage 2 starts from stage 1 where it does not say otherwise. `only`: this
+    stage alone.
+    Raises `ConfigError` with one line: the file, the key, and what was wrong.
+    """
+    content, values = read_yaml(path), parse_overrides(overrides or [])
+    if not SECTIONS.keys() & content.keys():
+        run = check(put(content, values), str(path))
+        if only not in (None, run.stage):
+            raise ConfigError(f"{path} is a file of stage {run.stage}, not of stage {only}; leave --stage out")
+        return Stages((run,), in_turn=False)
+    content = put(content, values)
+    _check_shared(content, path)
+    wanted = [name for name in SECTIONS if content.get(name) is not None and only in (None, SECTIONS[name])]
+    if not wanted:
+        raise ConfigError(f"{path} has no section `stage{only}:`; leave --stage out or write one")
+    return Stages(tuple(_stage(name, content, values, path) for name in wanted), in_turn=True)
+
+
+def _check_shared(content: dict[str, Any], path: Path) -> None:
+    for key, hint in _NOT_SHARED.items():
+        if key in content:
+            raise ConfigError(f"{path}: `{key}` cannot be shared by both stages; {hint}")
+    if not isinstance(content.get("output"), str):
+        raise ConfigError(f"{path}: the key `output` is missing; give the folder that holds both stages")
+    for name in SECTIONS:
+        section = content.get(name)
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{path}: `{name}` is {section!r}: it should be a section of keys")
+        for key in ("stage", "output"):
+            if key in (section or {}):
+                raise ConfigError(f"{path}: leave `{name}.{key}` out: {name} is written below the file's `output`")
+
+
+def _stage(name: str, content: dict[str, Any], values: dict[str, Any], path: Path) -> RunConfig:
+    """One stage: the shared keys, its own over them, then the overrides, the stage's own last."""
+    shared = {key: value for key, value in content.items() if key not in SECTIONS}
+    stage = _over(shared, content[name])
+    stage = put(stage, {key: value for key, value in values.items() if key.partition(".")[0] not in SECTIONS})
+    stage = put(stage, {key.removeprefix(f"{name}."): v for key, v in values.items() if key.startswith(f"{name}.")})
+    output = Path(content["output"])
+    if name == "stage2" and stage.get("init") is None and content.get("stage1") is not None:
+        stage["init"] = {"from": str(output / "stage1")}
+    return check({**stage, "stage": SECTIONS[name], "output": str(output / name)}, f"{path}, {name}")
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """One mapping laid over another, section by section."""
+    joined = dict(below)
+    for key, value in above.items():
+        inner = below.get(key)
+        joined[key] = _over(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return joined
