@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import typer
 
@@ -13,7 +12,7 @@ from isthmus.cli.show import quiet_libraries, show_figures
 from isthmus.config.run import parse_overrides
 from isthmus.errors import UserError
 from isthmus.features.files import write_atomically
-from isthmus.tasks.coco import METRICS, Metric
+from isthmus.tasks.coco import METRICS
 from isthmus.train.tracking import StoreProgress
 
 SCORES = "evaluation.json"
@@ -24,7 +23,7 @@ def run_evaluate(
     overrides: list[str],
     *,
     choose_ranking: bool = False,
-    metrics: Sequence[Metric | Literal["coco"]] = (),
+    metrics: Sequence[str] = (),
     as_json: bool = False,
 ) -> None:
     """Score a run's bridge and write `evaluation.json` beside it; `coco` stands for all three of its metrics."""

@@ -1,5 +1,6 @@
 """The options that several commands share, as typer reads them; no torch here."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,7 +35,18 @@ Writer = Annotated[
     Literal["llm", "qformer"] | None,
     typer.Option("--by", help="Who writes; without it, the language model where there is one."),
 ]
+
+
+class MetricName(StrEnum):
+    """What captions can be scored by beside exact matches; typer takes a list of choices from an enumeration only."""
+
+    coco = "coco"
+    bleu = "bleu"
+    cider = "cider"
+    meteor = "meteor"
+
+
 Metrics = Annotated[
-    list[Literal["coco", "bleu", "cider", "meteor"]] | None,
+    list[MetricName] | None,
     typer.Option(help="Score captions by these too; coco is all three. Needs the extra eval."),
 ]
