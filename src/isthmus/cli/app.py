@@ -25,6 +25,7 @@ from isthmus.cli.options import (
     Precision,
     Stage,
     Writer,
+    examples,
 )
 
 app = typer.Typer(
@@ -51,37 +52,46 @@ def isthmus(
     """Join a frozen image encoder to a frozen language model with a small trained bridge (BLIP-2)."""
 
 
-@app.command(short_help="Train a bridge: stage 1, stage 2, or both.")
+@app.command(
+    short_help="Train a bridge: stage 1, stage 2, or both.",
+    epilog=examples(
+        "isthmus train recipes/own-folder.yaml data.train.folder=pictures",
+        "isthmus train recipes/own-folder.yaml stage2.train.steps=100 --stage 2",
+    ),
+)
 def train(config: Config, overrides: Overrides = None, stage: Stage = None) -> None:
-    r"""Train a bridge: stage 1 against text, stage 2 through a frozen language model, or one after the other.
+    """Train a bridge: stage 1 against text, stage 2 through a frozen language model, or one after the other.
 
     Fills the feature store first, where the file names one. Of a file of both stages, a stage that is done is not
     done again, and one that was stopped starts again.
-
-    \b
-    Examples:
-      isthmus train recipes/own-folder.yaml data.train.folder=pictures
-      isthmus train recipes/own-folder.yaml stage2.train.steps=100 --stage 2
     """
     from isthmus.cli.train import run_train
 
     run_train(config, overrides or [], stage=stage)
 
 
-@app.command(short_help="Fill the feature store of a recipe.")
+@app.command(
+    short_help="Fill the feature store of a recipe.",
+    epilog=examples("isthmus features recipes/own-folder.yaml data.train.folder=pictures --dry-run"),
+)
 def features(config: Config, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False) -> None:
     """Encode the pictures of a recipe into its feature store, without training.
 
     Says first how large the store becomes. Pictures that are stored are not encoded again.
-
-    Example: isthmus features recipes/own-folder-stage1.yaml data.train.folder=pictures --dry-run
     """
     from isthmus.cli.features import run_features
 
     run_features(config, overrides or [], dry_run=dry_run, as_json=json)
 
 
-@app.command(short_help="Score a run on held-out pictures.")
+@app.command(
+    short_help="Score a run on held-out pictures.",
+    epilog=examples(
+        "isthmus evaluate runs/stage1 data.evaluation.folder=pictures data.evaluation.metadata=held-out.jsonl",
+        "isthmus evaluate runs/stage1 data.evaluation.metadata=development.jsonl --choose-ranking",
+        "isthmus evaluate runs/stage2 --metrics coco",
+    ),
+)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
     overrides: Overrides = None,
@@ -91,22 +101,23 @@ def evaluate(
     metrics: Metrics = None,
     json: Json = False,
 ) -> None:
-    r"""Score a run on held-out pictures, and write evaluation.json into its folder.
+    """Score a run on held-out pictures, and write evaluation.json into its folder.
 
     Stage 1: retrieval by ITC and re-ranked by ITM; stage 2: loss with right and shuffled pictures; captions in both.
-
-    \b
-    Examples:
-      isthmus evaluate runs/stage1 data.evaluation.folder=pictures data.evaluation.metadata=held-out.jsonl
-      isthmus evaluate runs/stage1 data.evaluation.metadata=development.jsonl --choose-ranking
-      isthmus evaluate runs/stage2 --metrics coco
     """
     from isthmus.cli.evaluate import run_evaluate
 
     run_evaluate(run, overrides or [], choose_ranking=choose_ranking, metrics=metrics or [], as_json=json)
 
 
-@app.command(short_help="Write captions of pictures and folders.")
+@app.command(
+    short_help="Write captions of pictures and folders.",
+    epilog=examples(
+        "isthmus caption boat.jpg --model runs/quickstart",
+        "isthmus caption pictures --model runs/own/stage2 --output captions.jsonl",
+        "isthmus caption pictures --model runs/own/stage2 --sidecar --existing append --num-beams 5",
+    ),
+)
 def caption(
     images: Images,
     model: Models = None,
@@ -133,16 +144,10 @@ def caption(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> int:
-    r"""Write captions of pictures and folders: to stdout, into one file, or beside each picture.
+    """Write captions of pictures and folders: to stdout, into one file, or beside each picture.
 
     A run that was stopped goes on where it was when the same command is given again. A picture that cannot be read
     is named and left out (exit code 3).
-
-    \b
-    Examples:
-      isthmus caption boat.jpg --model runs/quickstart
-      isthmus caption pictures --model runs/own/stage2 --output captions.jsonl
-      isthmus caption pictures --model runs/own/stage2 --sidecar --existing append --num-beams 5
     """
     from isthmus.cli.caption import Asked, Target, run_caption
     from isthmus.cli.inputs import Loading
@@ -158,7 +163,10 @@ def caption(
     return run_caption(images, loading, asked, Target(output, sidecar, existing, dry_run, json))
 
 
-@app.command(short_help="Which of some texts fits a picture best.")
+@app.command(
+    short_help="Which of some texts fits a picture best.",
+    epilog=examples('isthmus match boat.jpg "a red boat" "a blue car" --model runs/quickstart'),
+)
 def match(
     image: Annotated[Path, typer.Argument(help="A picture.")],
     texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Texts to compare with it.")],
@@ -168,17 +176,19 @@ def match(
     encoder: Encoder = None,
     json: Json = False,
 ) -> None:
-    """Score texts against a picture, the best first: cosine (ITC), probability of a match (ITM), both together.
-
-    Example: isthmus match boat.jpg "a red boat" "a blue car" --model runs/quickstart
-    """
+    """Score texts against a picture, the best first: cosine (ITC), probability of a match (ITM), both together."""
     from isthmus.cli.inputs import Loading
     from isthmus.cli.match import run_match
 
     run_match(image, texts, Loading(model, device, dtype, encoder), as_json=json)
 
 
-@app.command(short_help="Vectors of pictures and texts, for search.")
+@app.command(
+    short_help="Vectors of pictures and texts, for search.",
+    epilog=examples(
+        "isthmus embed pictures --texts captions.txt --model runs/quickstart --output embeddings.safetensors"
+    ),
+)
 def embed(
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     images: AnyImages = None,
@@ -194,8 +204,6 @@ def embed(
     """Embed pictures and texts in the space of ITC: the cosine of a pair is the largest of the picture's rows.
 
     Writes `images` (pictures, queries, width) and `texts` (texts, width), with their names in the metadata.
-
-    Example: isthmus embed pictures --texts captions.txt --model runs/quickstart --output embeddings.safetensors
     """
     from isthmus.cli.embed import run_embed, tell_embedded
     from isthmus.cli.inputs import Loading
@@ -207,7 +215,10 @@ def embed(
     return tell_embedded(output, shapes, broken, as_json=json)
 
 
-@app.command(short_help="Guided first run on real pictures.")
+@app.command(
+    short_help="Guided first run on real pictures.",
+    epilog=examples("isthmus quickstart --budget 40m --output runs/first"),
+)
 def quickstart(
     budget: Annotated[str, typer.Option(help="Time for both stages and all around them, e.g. 15m, 40m, 2h.")] = "15m",
     steps: Annotated[

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ from isthmus.cli.inputs import Loading, broken_json, enough_memory, print_json, 
 from isthmus.data.text import normalise
 from isthmus.errors import ConfigError
 from isthmus.language.llm import Decoding
-from isthmus.predictor import Predictor
 from isthmus.tasks.folder import Captioner, Found, Outcome, Picture, caption_pictures, find_pictures
 from isthmus.tasks.output import CaptionFile, Existing, SideCars
 from isthmus.train.tracking import StoreProgress
@@ -99,24 +99,25 @@ def run_caption(images: Sequence[Path], loading: Loading, asked: Asked, target: 
     if target.dry_run:
         _plan(found, place, others, as_json=target.as_json)
         return 0
-    captioner = _captioner(loading.predictor(), asked)
     titled: AbstractContextManager[Any] = nullcontext() if isinstance(place, Printed) else StoreProgress("captions")
     with place, titled as progress, enough_memory():
         outcome = caption_pictures(
             found.pictures,
             place,
-            captioner,
+            _captioner(loading, asked),
             batch_size=asked.batch_size,
             progress=progress or (lambda done, total: None),
         )
     return _report(outcome, target, others)
 
 
-def _captioner(predictor: Predictor, asked: Asked) -> Captioner:
+def _captioner(loading: Loading, asked: Asked) -> Captioner:
+    """The call that captions; the model is loaded when the first picture is there, so never for nothing."""
+    load = cache(loading.predictor)
     decoding: dict[str, Any] = asdict(asked.decoding)
 
     def captions(opened: Iterator[Image.Image]) -> list[str]:
-        said = predictor.caption(opened, asked.prompt, by=asked.by, batch_size=asked.batch_size, **decoding)
+        said = load().caption(opened, asked.prompt, by=asked.by, batch_size=asked.batch_size, **decoding)
         return [f"{asked.prefix}{caption}{asked.suffix}" for caption in said]
 
     return captions

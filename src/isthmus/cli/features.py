@@ -3,14 +3,16 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from isthmus.build.data import open_looks, open_source, store_views
+from isthmus.build.data import open_looks, open_sources, store_views
 from isthmus.build.workshop import open_workshop
 from isthmus.cli.inputs import enough_memory, print_json, say
 from isthmus.cli.show import quiet_libraries
-from isthmus.config.run import RunConfig, load_config
+from isthmus.config.run import RunConfig
+from isthmus.config.stages import load_stages
 from isthmus.errors import ConfigError
 from isthmus.features.extract import planned_bytes
 from isthmus.tasks.output import check_place
@@ -37,12 +39,26 @@ class _Planned:
 
 
 def run_features(path: Path, overrides: list[str], *, dry_run: bool, as_json: bool) -> None:
-    """Say how large the store of a recipe becomes, then fill it."""
+    """Say how large the stores of a recipe become, then fill them; the stages of one file mostly share one."""
     quiet_libraries()
-    config = load_config(path, overrides)
+    done: list[RunConfig] = []
+    for config in load_stages(path, overrides).runs:
+        if any(_same_store(config, before) for before in done):
+            continue
+        told = _fill(config, path, dry_run=dry_run)
+        done.append(config)
+        if as_json:
+            print_json(told)
+        elif not dry_run:
+            size = human(told["stored_bytes"])
+            typer.echo(f"{told['folder']}: {told['stored_pictures']} different pictures are stored, {size}")
+
+
+def _fill(config: RunConfig, path: Path, *, dry_run: bool) -> dict[str, Any]:
+    """Plan one store and fill it; what was planned and what is stored."""
     folder = _folder(config, path)
     check_place(folder / "manifest.json")
-    sources = [open_source(given) for given in (config.data.train, config.data.evaluation) if given is not None]
+    sources = open_sources(config).both()
     workshop = open_workshop(config)
     views = store_views(config.features, workshop.compute)
     pictures = len({str(source[index].image) for source in sources for index in range(len(source))})
@@ -50,16 +66,16 @@ def run_features(path: Path, overrides: list[str], *, dry_run: bool, as_json: bo
     planned = _Planned(str(folder), pictures, views.count, views.dtype, size, shutil.disk_usage(_there(folder)).free)
     say(planned.line())
     if dry_run:
-        if as_json:
-            print_json(vars(planned))
-        return
+        return vars(planned)
     with StoreProgress() as progress, enough_memory():
         store = open_looks(config, workshop.encoder, sources, workshop.compute, progress=progress).store
     assert store is not None
-    if as_json:
-        print_json({**vars(planned), "stored_pictures": len(store), "stored_bytes": store.size})
-    else:
-        typer.echo(f"{folder}: {len(store)} different pictures are stored, {human(store.size)}")
+    return {**vars(planned), "stored_pictures": len(store), "stored_bytes": store.size}
+
+
+def _same_store(one: RunConfig, other: RunConfig) -> bool:
+    """True where two stages read the same pictures from the same store."""
+    return one.features == other.features and one.data == other.data and one.shares_encoder(other)
 
 
 def human(size: int) -> str:

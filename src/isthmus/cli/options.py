@@ -6,6 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
+
+def examples(*lines: str) -> str:
+    """What stands below a command's options: lines to type in, as they are (typer's mark for that comes first)."""
+    return "\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Values that replace the file's.")
 ]
