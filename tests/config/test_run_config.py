@@ -82,7 +82,7 @@ def test_a_missing_key_is_named(missing):
 
 
 def test_a_missing_key_in_a_section_is_named():
-    with pytest.raises(ConfigError, match=r"the key `data.train.folder` is missing"):
+    with pytest.raises(ConfigError, match=r"in `data.train`: a source of kind imagefolder needs the key `folder`"):
         check({**STAGE1, "data": {"train": {}}}, "here")
 
 

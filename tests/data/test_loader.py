@@ -13,7 +13,7 @@ from isthmus.data.loader import (
     evaluation_loader,
     make_loader,
 )
-from isthmus.data.sampler import CounterSampler
+from isthmus.data.sampler import CounterSampler, Visit
 from isthmus.errors import DataError
 from isthmus.fingerprint import text_identity
 from isthmus.records import Example, Text
@@ -108,12 +108,12 @@ def test_two_ranks_concatenate_to_one_process():
 
 def test_captions_are_drawn_by_seed_epoch_and_index():
     rows = TrainingRows(SOURCE, look, seed=1)
-    drawn = [rows[epoch, 0].caption for epoch in range(60)]
-    assert drawn == [TrainingRows(SOURCE, look, seed=1)[epoch, 0].caption for epoch in range(60)]
+    drawn = [rows[Visit(epoch, 0)].caption for epoch in range(60)]
+    assert drawn == [TrainingRows(SOURCE, look, seed=1)[Visit(epoch, 0)].caption for epoch in range(60)]
     counts = Counter(drawn)
     assert set(counts) == {"a 0", "b 0", "c 0"} and min(counts.values()) > 8
-    assert drawn != [rows[epoch, 1].caption.replace("1", "0") for epoch in range(60)]
-    assert drawn != [TrainingRows(SOURCE, look, seed=2)[epoch, 0].caption for epoch in range(60)]
+    assert drawn != [rows[Visit(epoch, 1)].caption.replace("1", "0") for epoch in range(60)]
+    assert drawn != [TrainingRows(SOURCE, look, seed=2)[Visit(epoch, 0)].caption for epoch in range(60)]
 
 
 def test_crop_draws_are_keyed_numbers_within_0_and_1():

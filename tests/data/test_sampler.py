@@ -1,15 +1,15 @@
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 
-from isthmus.data.sampler import CounterSampler, sequential_batches
+from isthmus.data.sampler import CounterSampler, Drawn, MixtureSampler, sequential_batches
 from isthmus.errors import ConfigError, DataError
 
 
 def test_an_epoch_sees_each_row_at_most_once_and_drops_the_short_batch():
     sampler = CounterSampler(11, 4, seed=3)
     batches = list(sampler.epoch_batches(0))
-    seen = [index for batch in batches for index in batch]
+    seen = [visit.row for batch in batches for visit in batch]
     assert sampler.batches_per_epoch == len(batches) == 2
     assert [len(batch) for batch in batches] == [4, 4]
     assert len(set(seen)) == 8 and set(seen) <= set(range(11))
@@ -38,8 +38,8 @@ def test_an_epoch_continues_from_any_batch():
 def test_steps_cross_epochs_and_start_anywhere():
     sampler = CounterSampler(7, 3, seed=5)
     whole = list(sampler.steps(0, 7))
-    assert [epoch for epoch, _ in whole] == [0, 0, 1, 1, 2, 2, 3]
-    assert [indices for _, indices in whole[2:4]] == list(sampler.epoch_batches(1))
+    assert [visits[0].epoch for visits in whole] == [0, 0, 1, 1, 2, 2, 3]
+    assert whole[2:4] == list(sampler.epoch_batches(1))
     for start in range(8):
         assert list(sampler.steps(start, 7)) == whole[start:]
 
@@ -62,3 +62,70 @@ def test_sequential_order_keeps_the_short_batch():
 def test_sequential_ranks_see_each_row_once():
     shares = [list(sequential_batches(5, 2, rank=rank, world_size=2)) for rank in (0, 1)]
     assert shares == [[[0, 1]], [[2, 3], [4]]]
+
+
+def test_every_row_of_a_run_has_its_own_place_on_any_rank():
+    ranks = [list(CounterSampler(7, 4, seed=5, rank=rank, world_size=2).steps(0, 5)) for rank in (0, 1)]
+    places = (
+        [[visit.place for visit in visits] for visits in ranks[0]],
+        [[v.place for v in visits] for visits in ranks[1]],
+    )
+    assert places == (
+        [[4 * step, 4 * step + 1] for step in range(5)],
+        [[4 * step + 2, 4 * step + 3] for step in range(5)],
+    )
+
+
+def counted(sampler, steps, edges):
+    """The slow way: rows and different rows of each part, by drawing them all."""
+    rows = [visit.row for visits in sampler.steps(0, steps) for visit in visits]
+    parts = [[row for row in rows if low <= row < high] for low, high in pairwise(edges)]
+    return tuple(Drawn(len(part), len(set(part))) for part in parts)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 7, 40])
+def test_what_one_source_gave_is_counted(steps):
+    sampler = CounterSampler(11, 4, seed=3)
+    assert sampler.drawn(steps) == counted(sampler, steps, [0, 11])
+
+
+PARTS = [(5, 1.0), (12, 2.0), (3, 3.0)]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 5, 6, 23, 60])
+def test_what_several_sources_gave_is_counted(steps):
+    sampler = MixtureSampler(PARTS, 4, seed=3)
+    assert sampler.drawn(steps) == counted(sampler, steps, [0, 5, 17, 20])
+
+
+def test_every_epoch_has_the_sources_shares():
+    sampler = MixtureSampler(PARTS, 4, seed=3)
+    assert sampler.quotas == [3, 7, 10] and sampler.batches_per_epoch == 5
+    for epoch in range(4):
+        rows = [visit.row for visits in sampler.epoch_batches(epoch) for visit in visits]
+        assert [sum(low <= row < high for row in rows) for low, high in pairwise([0, 5, 17, 20])] == [3, 7, 10]
+
+
+def test_within_a_source_each_example_is_drawn_once_before_any_is_drawn_twice():
+    visits = [visit for visits in MixtureSampler(PARTS, 4, seed=3).steps(0, 60) for visit in visits]
+    for low, high in pairwise([0, 5, 17, 20]):
+        drawn = [visit for visit in visits if low <= visit.row < high]
+        for start in range(0, len(drawn), high - low):
+            one_round = drawn[start : start + high - low]
+            assert len({visit.row for visit in one_round}) == len(one_round)
+            assert {visit.epoch for visit in one_round} == {start // (high - low)}
+
+
+def test_a_mixtures_order_is_keyed_shared_by_ranks_and_resumed_anywhere():
+    alone = list(MixtureSampler(PARTS, 4, seed=3).steps(0, 30))
+    assert alone == list(MixtureSampler(PARTS, 4, seed=3).steps(0, 30))
+    assert alone != list(MixtureSampler(PARTS, 4, seed=4).steps(0, 30))
+    left, right = (list(MixtureSampler(PARTS, 4, seed=3, rank=rank, world_size=2).steps(0, 30)) for rank in (0, 1))
+    assert [a + b for a, b in zip(left, right, strict=True)] == alone
+    for start in range(30):
+        assert list(MixtureSampler(PARTS, 4, seed=3).steps(start, 30)) == alone[start:]
+
+
+def test_sources_are_mixed_within_an_epoch():
+    first, *_ = MixtureSampler([(100, 1.0), (100, 1.0)], 50, seed=0).epoch_batches(0)
+    assert 10 < sum(visit.row < 100 for visit in first) < 40

@@ -188,7 +188,7 @@ def test_steps_carry_the_epoch_of_their_rows_and_their_share_of_the_run(hooks, a
     plan = replace(PLAN, batches_per_epoch=sampler.batches_per_epoch * accumulation, accumulation=accumulation)
     stage = Quadratic()
     make_trainer(stage, plan).run([tiny_batch()] * 6 * accumulation, hooks())
-    epochs = [epoch for epoch, _ in sampler.steps(0, 6)]
+    epochs = [visits[0].epoch for visits in sampler.steps(0, 6)]
     assert epochs == [0, 0, 0, 1, 1, 1]
     assert [step.epoch for step in stage.steps[::accumulation]] == epochs
     assert [step.progress for step in stage.steps[::accumulation]] == [number / 6 for number in range(6)]

@@ -1,14 +1,17 @@
 """Config → sources, feature store and loaders."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from isthmus import distributed
 from isthmus.build.precision import Compute
 from isthmus.config.data import FeaturesConfig, SourceConfig
 from isthmus.config.run import RunConfig
+from isthmus.data.broken import BrokenPictures
 from isthmus.data.folder import ImageFolder
+from isthmus.data.hashes import known_hashes
 from isthmus.data.loader import (
     EvaluationRows,
     Loader,
@@ -18,21 +21,94 @@ from isthmus.data.loader import (
     evaluation_loader,
     make_loader,
 )
+from isthmus.data.mixture import Mixture, Part
 from isthmus.data.sampler import CounterSampler
+from isthmus.data.screen import unreadable
+from isthmus.data.sidecar import SidecarFolder
+from isthmus.data.split import split_by_picture
+from isthmus.data.table import HUB, Columns, TableSource
+from isthmus.errors import DataError
 from isthmus.features.encode import Work
 from isthmus.features.extract import Progress, extract
 from isthmus.features.key import Views, store_key
 from isthmus.features.pixels import PixelLook
 from isthmus.features.store import FeatureStore, StoredLook
-from isthmus.records import Batch, Source, Text
+from isthmus.records import Batch, PictureBytes, Source, Text
 from isthmus.vision.encoder import Encoder
 
 Tokenize = Callable[[Sequence[str]], Text]
 
 
-def open_source(config: SourceConfig) -> Source:
-    """Read a source's metadata."""
-    return ImageFolder(Path(config.folder).expanduser(), config.metadata)
+@dataclass(frozen=True)
+class Sources:
+    """What a run trains on, and what it is scored on, if anything."""
+
+    train: Mixture
+    evaluation: Mixture | None
+
+    def both(self) -> list[Mixture]:
+        """Those there are."""
+        return [self.train] if self.evaluation is None else [self.train, self.evaluation]
+
+
+def open_source(config: SourceConfig, *, check_files: bool = True) -> Source:
+    """Read a source's metadata; `check_files` looks for every picture that is a file."""
+    if config.kind == "table":
+        columns = Columns(config.image_column, config.text_column, config.id_column)
+        return TableSource(_table(config), config.split, columns, check_files=check_files)
+    folder = _folder(config)
+    if config.kind == "sidecar":
+        return SidecarFolder(folder)
+    return ImageFolder(folder, config.metadata, check_files=check_files)
+
+
+def open_sources(config: RunConfig) -> Sources:
+    """Read the metadata of all of a run's sources, and hold pictures out where the config names a share.
+
+    Raises `DataError` for what is wrong in them. Files are looked for only where a missing one ends the run.
+    """
+    train = _mixture(config.data.sources, config)
+    if config.data.held_out is not None:
+        return Sources(*split_by_picture(train, config.data.held_out))
+    evaluation = config.data.evaluation
+    return Sources(train, None if evaluation is None else _mixture([evaluation], config))
+
+
+def open_held_out(config: RunConfig) -> Mixture | None:
+    """Read the metadata of what a run is scored on, if anything; a source of its own needs no training pictures."""
+    if config.data.evaluation is None:
+        return open_sources(config).evaluation if config.data.held_out is not None else None
+    return _mixture([config.data.evaluation], config)
+
+
+def _mixture(sources: Sequence[SourceConfig], config: RunConfig) -> Mixture:
+    check_files = config.data.broken == "error"
+    return Mixture(
+        [Part(_name(source), open_source(source, check_files=check_files), source.weight) for source in sources]
+    )
+
+
+def _name(config: SourceConfig) -> str:
+    """What tells sources apart: the same folder with other metadata has the same pictures."""
+    return _table(config) if config.kind == "table" else str(_folder(config))
+
+
+def _folder(config: SourceConfig) -> Path:
+    return Path(config.folder or "").expanduser()
+
+
+def _table(config: SourceConfig) -> str:
+    table = config.table or ""
+    return table if table.startswith(HUB) else str(Path(table).expanduser())
+
+
+def broken_pictures(config: RunConfig) -> BrokenPictures:
+    """What a run does with pictures that cannot be read."""
+    data = config.data
+    everyone = [*data.sources, *([data.evaluation] if data.evaluation else [])]
+    folders = [Path(_table(one)).parent if one.kind == "table" else _folder(one) for one in everyone]
+    output = Path(config.output).expanduser()
+    return BrokenPictures(data.broken, rate=data.broken_rate, output=output, folders=folders)
 
 
 @dataclass(frozen=True)
@@ -42,6 +118,34 @@ class Looks:
     config: FeaturesConfig
     encoder: Encoder
     store: FeatureStore | None
+    broken: BrokenPictures
+    workers: Workers = field(default_factory=Workers)
+
+    def usable(self, source: Mixture, *, training: bool) -> Mixture:
+        """A source without the pictures that cannot be read, where the config lets these pass.
+
+        With a store, those are not in it. From pixels, held-out pictures are all tried, since each counts; a training
+        row gets another picture when it comes to a broken one.
+        """
+        if not self.broken.tolerated or (training and self.store is None):
+            return source
+        kept = self._readable(source) if self.store is None else self._stored(source)
+        if not any(kept):
+            raise DataError(f"{source.parts[0].name}: no picture can be read; {self.broken.file} says why.")
+        return source.keep(kept)
+
+    def _stored(self, source: Source) -> list[bool]:
+        assert self.store is not None
+        return [image is not None and image in self.store for image in known_hashes(pictures(source))]
+
+    def _readable(self, source: Source) -> list[bool]:
+        readable = []
+        for verdict in unreadable(pictures(source), self.workers):
+            readable.append(verdict is None)
+            if distributed.rank() == 0:
+                self.broken.met(1, [verdict] if verdict else [])
+        self.broken.judge()
+        return readable
 
     def __call__(self, source: Source, *, seed: int | None) -> Look:
         """Bind to a source; with a seed for training, without for evaluation."""
@@ -53,6 +157,11 @@ class Looks:
     def patches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """The same batches with patches in them: stored ones as they are, pixels through the frozen encoder."""
         return _Encoded(batches, self.encoder) if self.store is None else batches
+
+
+def pictures(source: Source) -> list[Path | PictureBytes]:
+    """Every row's picture."""
+    return [source[index].image for index in range(len(source))]
 
 
 @dataclass(frozen=True)
@@ -80,32 +189,47 @@ def open_looks(
 
     Raises `StoreError` where the store was made with another encoder, other views or another precision.
     """
-    features = config.features
+    features, broken, workers = config.features, broken_pictures(config), Workers(config.data.workers)
     if features.folder is None:
-        return Looks(features, encoder, None)
+        return Looks(features, encoder, None, broken, workers)
     folder = Path(features.folder).expanduser()
     views = store_views(features, compute)
     if distributed.rank() == 0:
-        images = [source[index].image for source in sources for index in range(len(source))]
-        work = Work(batch=features.batch_size, workers=Workers(config.data.workers))
+        images = [image for source in sources for image in pictures(source)]
+        work = Work(batch=features.batch_size, workers=workers, broken=broken)
         extract(images, encoder, folder=folder, views=views, work=work, progress=progress)
     distributed.wait()
-    return Looks(features, encoder, FeatureStore.open(folder, store_key(encoder, views)))
+    return Looks(features, encoder, FeatureStore.open(folder, store_key(encoder, views)), broken, workers)
 
 
-def training_loader(source: Source, look: Look, config: RunConfig, *, tokenize: Tokenize) -> tuple[Loader, int]:
+def training_loader(
+    source: Mixture, look: Look, config: RunConfig, *, tokenize: Tokenize, broken: BrokenPictures
+) -> tuple[Loader, int]:
     """This rank's micro-batches of a whole run, and how many there are in an epoch."""
-    world_size, train = distributed.world_size(), config.train
-    sampler = CounterSampler(
-        len(source),
-        train.batch_size * world_size,
-        seed=config.seed,
-        rank=distributed.rank(),
-        world_size=world_size,
-    )
-    rows = TrainingRows(source, look, seed=config.seed)
-    steps, workers = range(train.steps * train.accumulation), Workers(config.data.workers)
-    return make_loader(rows, sampler, steps=steps, tokenize=tokenize, workers=workers), sampler.batches_per_epoch
+    sampler, tolerant = _sampler(source, config), broken.tolerated
+    rows = TrainingRows(source, look, seed=config.seed, refill=tolerant, spans=source.spans)
+    steps, workers = range(config.train.steps * config.train.accumulation), Workers(config.data.workers)
+    watch = broken if tolerant else None
+    loader = make_loader(rows, sampler, steps=steps, tokenize=tokenize, workers=workers, broken=watch)
+    return loader, sampler.batches_per_epoch
+
+
+def drawn_rows(source: Mixture, config: RunConfig) -> list[dict[str, Any]]:
+    """What a whole run draws from each of its sources, by the plan: rows, and how many different ones.
+
+    A row whose picture is broken counts as drawn; bad_images.jsonl names it.
+    """
+    drawn = _sampler(source, config).drawn(config.train.steps * config.train.accumulation)
+    return [
+        {"source": part.name, "size": len(part.source), "rows_drawn": one.rows, "different_rows": one.examples}
+        for part, one in zip(source.parts, drawn, strict=True)
+    ]
+
+
+def _sampler(source: Mixture, config: RunConfig) -> CounterSampler:
+    world_size = distributed.world_size()
+    rows = config.train.batch_size * world_size
+    return source.sampler(rows, seed=config.seed, rank=distributed.rank(), world_size=world_size)
 
 
 def held_out_loader(source: Source, look: Look, *, tokenize: Tokenize, batch_size: int, workers: int = 0) -> Loader:

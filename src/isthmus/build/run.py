@@ -17,7 +17,7 @@ from accelerate.utils import set_seed
 
 from isthmus import distributed
 from isthmus.build.bridge import BRIDGE, BuiltBridge
-from isthmus.build.data import Looks, open_looks, open_source, training_loader
+from isthmus.build.data import Looks, drawn_rows, open_looks, open_sources, training_loader
 from isthmus.build.evaluation import Evaluation
 from isthmus.build.precision import Compute, choose_compute
 from isthmus.build.stages import build_stage1, build_stage2, learning_rates, start_projection, starts_projection
@@ -102,8 +102,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     """
     _check_output(config)
     accelerator = _accelerator(config)
-    train = open_source(config.data.train)
-    held_out = None if config.data.evaluation is None else open_source(config.data.evaluation)
+    sources = open_sources(config)
     workshop = workshop or open_workshop(config)
     compute, towers = workshop.compute, {"encoder": workshop.tower}
     set_seed(config.seed)
@@ -111,12 +110,13 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     if config.stage == 1:
         stage, built = build_stage1(config, workshop)
     else:
-        stage, built, towers["llm"] = build_stage2(config, train, workshop)
+        stage, built, towers["llm"] = build_stage2(config, sources.train, workshop)
     given, config = config.given(), config.model_copy(update={"bridge": built.config})
-    sources = [train] if held_out is None else [train, held_out]
-    looks = open_looks(config, workshop.encoder, sources, compute, progress=progress)
+    looks = open_looks(config, workshop.encoder, sources.both(), compute, progress=progress)
+    train = looks.usable(sources.train, training=True)
+    held_out = None if sources.evaluation is None else looks.usable(sources.evaluation, training=False)
     look = looks(train, seed=config.seed)
-    rows, per_epoch = training_loader(train, look, config, tokenize=built.tokenizer)
+    rows, per_epoch = training_loader(train, look, config, tokenize=built.tokenizer, broken=looks.broken)
     batches = looks.patches(rows)
     stage.to(compute.device)
     if isinstance(stage, Stage2) and starts_projection(built):
@@ -130,7 +130,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
         built=built,
         towers=towers,
         evaluation=None if held_out is None else _evaluation(held_out, looks, built, compute, seed=config.seed),
-        provenance={**_provenance(config, stage, towers, compute), "given": given, "origin": built.origin},
+        provenance={**_provenance(config, stage, towers, compute), "given": given, "origin": built.origin, "sources": drawn_rows(train, config)},
         workshop=workshop,
     )
 

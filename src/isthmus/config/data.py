@@ -1,32 +1,97 @@
 """Pictures with captions, and the stored features made of them."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from isthmus.config.base import Section
 
 Share = Annotated[float, Field(gt=0, le=1)]
+ONE, SEVERAL = "(one)", "(several)"
+"""Marks in the place of an error that pydantic reports below a union; they are no keys."""
+
+_KEYS_OF_KIND = {
+    "imagefolder": ("folder", "metadata"),
+    "sidecar": ("folder",),
+    "table": ("table", "split", "image_column", "text_column", "id_column"),
+}
 
 
 class SourceConfig(Section):
-    """A folder of pictures with a metadata file (`file_name`, `text`, optional `image_id`)."""
+    """Pictures with captions: a folder with a metadata file or with texts beside the pictures, or a table."""
 
-    folder: str
-    """The folder that file names are relative to."""
-    metadata: str = "metadata.jsonl"
-    """The metadata file in it."""
+    kind: Literal["imagefolder", "sidecar", "table"] = "imagefolder"
+    """`imagefolder`: a folder with a metadata file; `sidecar`: pictures with a .txt beside each; `table`."""
+    folder: str | None = None
+    """The folder of the pictures (imagefolder, sidecar)."""
+    metadata: str | None = None
+    """The metadata file in it, .jsonl or .csv (imagefolder); empty: metadata.jsonl, else metadata.csv."""
+    table: str | None = None
+    """A .parquet or .csv file, or hub:NAME@REVISION (table)."""
+    split: str = "train"
+    """The split of a dataset of the Hub (table)."""
+    image_column: str = "image"
+    """The column of pictures: bytes, or paths within the file's folder (table)."""
+    text_column: str = "text"
+    """The column of captions: a string or a list of strings (table)."""
+    id_column: str | None = None
+    """The column that names the thing pictured (table); empty: the picture's path or bytes."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share of the training rows among several sources, in proportion; empty for all: their sizes."""
+
+    @model_validator(mode="after")
+    def _keys_are_of_the_kind(self) -> "SourceConfig":
+        own = _KEYS_OF_KIND[self.kind]
+        if getattr(self, own[0]) is None:
+            raise ValueError(f"a source of kind {self.kind} needs the key `{own[0]}`; give it a value")
+        for key in sorted({key for keys in _KEYS_OF_KIND.values() for key in keys} - set(own)):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` says nothing about a source of kind {self.kind}; leave it out")
+        return self
+
+
+def _one_or_several(value: Any) -> str:
+    return SEVERAL if isinstance(value, list) else ONE
 
 
 class DataConfig(Section):
     """What is trained on and what is evaluated on."""
 
-    train: SourceConfig
-    """The training pictures."""
+    train: Annotated[
+        Annotated[SourceConfig, Tag(ONE)] | Annotated[list[SourceConfig], Field(min_length=1), Tag(SEVERAL)],
+        Discriminator(_one_or_several),
+    ]
+    """The training pictures: a source, or a list of them."""
     evaluation: SourceConfig | None = None
     """Held-out pictures, scored during and after training."""
+    held_out: float | None = Field(default=None, gt=0, lt=1)
+    """In place of `evaluation`: about this share of the training pictures, chosen by what they show, is held out."""
+    broken: Literal["error", "skip", "quarantine"] = "error"
+    """What a picture that cannot be read does: end the run, be passed over, or be passed over and moved aside."""
+    broken_rate: float = Field(default=0.01, ge=0, le=1)
+    """Share of broken pictures above which the run ends all the same."""
     workers: int = Field(default=0, ge=0)
     """Processes that load pictures or features beside the training process."""
+
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """The training sources as a list."""
+        return self.train if isinstance(self.train, list) else [self.train]
+
+    @model_validator(mode="after")
+    def _agree(self) -> "DataConfig":
+        if self.held_out is not None and self.evaluation is not None:
+            raise ValueError("`held_out` and `evaluation` exclude each other; set one of them to null")
+        if self.evaluation is not None and self.evaluation.weight is not None:
+            raise ValueError("`evaluation.weight` does nothing; leave it out")
+        weighted = sum(source.weight is not None for source in self.sources)
+        if weighted and len(self.sources) == 1:
+            raise ValueError("`weight` of a single training source does nothing; leave it out")
+        if 0 < weighted < len(self.sources):
+            raise ValueError(
+                f"{weighted} of {len(self.sources)} training sources have a `weight`; give it to all or none"
+            )
+        return self
 
 
 class FeaturesConfig(Section):

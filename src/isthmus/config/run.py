@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from isthmus.config.base import Section
-from isthmus.config.data import DataConfig, FeaturesConfig
+from isthmus.config.data import ONE, SEVERAL, DataConfig, FeaturesConfig
 from isthmus.config.describe import nearest
 from isthmus.config.model import BridgeConfig, EncoderConfig, LanguageConfig
 from isthmus.config.train import ObjectivesConfig, TrainConfig
@@ -163,7 +163,7 @@ def check(content: dict[str, Any], where: str) -> RunConfig:
     except ValidationError as problem:
         # a key with a slip is two errors, unknown and missing: the unknown one tells more
         first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"] if part not in (ONE, SEVERAL))
         raise ConfigError(f"{where}: {_sentence(key, first)}") from problem
 
 
@@ -175,7 +175,8 @@ def _sentence(key: str, error: Any) -> str:
     if error["type"] == "missing":
         return f"the key `{key}` is missing; give it a value"
     if error["type"] == "value_error":
-        return str(error["msg"]).removeprefix("Value error, ")
+        message = str(error["msg"]).removeprefix("Value error, ")
+        return f"in `{key}`: {message}" if key else message
     return f"`{key}` is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

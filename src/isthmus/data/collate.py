@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from isthmus.data.broken import Bad
 from isthmus.fingerprint import text_identity
 from isthmus.records import Batch, Identity, Text
 
@@ -16,12 +17,16 @@ Tokenize = Callable[[Sequence[str]], Text]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a step: its picture as patches or pixels, the caption chosen, and the keys of both."""
+    """One row of a step: its picture as patches or pixels, the caption chosen, and the keys of both.
+
+    `bad` are the pictures that could not be read and in whose place this one stands.
+    """
 
     vision: Float[Tensor, "..."]
     caption: str
     image_id: str
     index: int
+    bad: tuple[Bad, ...] = ()
 
 
 def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:

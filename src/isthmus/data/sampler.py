@@ -1,16 +1,43 @@
 """Which rows a step sees: a pure function of (seed, epoch, position), the same on any rank, worker or resume.
 
-The stock samplers keep a state and do not resume exactly (reference: huggingface/accelerate#4195); this one
-has no state to lose.
+The stock samplers keep a state and do not resume exactly (reference: huggingface/accelerate#4195); these
+have no state to lose.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from isthmus.errors import ConfigError, DataError
 from isthmus.fingerprint import text_identity
 from isthmus.randomness import permutation
 
 _ORDER = text_identity("order of an epoch")
+_PART = text_identity("order of a part's round")
+
+
+class Visit(NamedTuple):
+    """What a worker is told about a row: the key of its crop and caption, which row it is, and its place in the run.
+
+    `epoch` counts how often the row was drawn before, which is the epoch where each comes once; `row` is its index in
+    the source, `place` its position among all rows of the run.
+    """
+
+    epoch: int
+    row: int
+    place: int = 0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a run drew from a source: rows, and how many different ones of its examples."""
+
+    rows: int
+    examples: int
 
 
 class CounterSampler:
@@ -45,23 +72,110 @@ class CounterSampler:
         """Full global batches in one epoch."""
         return self.length // self.global_batch
 
-    def epoch_batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
-        """Yield this rank's source indices, batch by batch, from batch `start` of the epoch to its end."""
-        order = permutation(self.length, self.seed, _ORDER, epoch)
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows of all global batches of an epoch."""
+        return self.batches_per_epoch * self.global_batch
+
+    def order(self, epoch: int) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+        """Each row of an epoch: how often it was drawn before, and its index."""
+        indices = permutation(self.length, self.seed, _ORDER, epoch)[: self.rows_per_epoch]
+        return torch.full_like(indices, epoch), indices
+
+    def epoch_batches(self, epoch: int, start: int = 0) -> Iterator[list[Visit]]:
+        """Yield this rank's rows, batch by batch, from batch `start` of the epoch to its end."""
+        earlier, indices = self.order(epoch)
         for position in range(start, self.batches_per_epoch):
             first = position * self.global_batch
-            yield order[first : first + self.global_batch][self._share].tolist()
+            rows = range(first, first + self.global_batch)[self._share]
+            place = epoch * self.rows_per_epoch
+            yield [Visit(int(earlier[row]), int(indices[row]), place + row) for row in rows]
 
-    def steps(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield (epoch, indices) for the global steps from `start` to before `stop`, across epochs."""
+    def steps(self, start: int, stop: int) -> Iterator[list[Visit]]:
+        """Yield this rank's rows for the global steps from `start` to before `stop`, across epochs."""
         step = start
         while step < stop:
             epoch, position = divmod(step, self.batches_per_epoch)
-            for indices in self.epoch_batches(epoch, position):
+            for visits in self.epoch_batches(epoch, position):
                 if step == stop:
                     return
-                yield epoch, indices
+                yield visits
                 step += 1
+
+    def drawn(self, steps: int) -> tuple[Drawn, ...]:
+        """What all ranks together draw in the first so many global steps, for each source."""
+        epochs, left = divmod(steps, self.batches_per_epoch)
+        seen = torch.zeros(self.length, dtype=torch.bool)
+        for epoch in range(epochs + 1):
+            rows = left * self.global_batch if epoch == epochs else self.rows_per_epoch
+            seen[self.order(epoch)[1][:rows]] = True
+            if seen.all():
+                break
+        return (Drawn(steps * self.global_batch, int(seen.sum())),)
+
+
+class MixtureSampler(CounterSampler):
+    """The training order of several sources that stand one after the other, each with a weight.
+
+    An epoch has as many rows as all sources together. Each source has the same share of every epoch's rows, in
+    proportion to its weight, rounded to whole rows; where they stand is a keyed permutation. Within a source the
+    order is one keyed permutation after another, going on from epoch to epoch, so that every example is drawn once
+    before any is drawn twice. `parts` are (size, weight).
+
+    Raises what `CounterSampler` raises.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[int, float]],
+        global_batch: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.sizes = [size for size, _ in parts]
+        super().__init__(sum(self.sizes), global_batch, seed=seed, rank=rank, world_size=world_size)
+        self.quotas = _apportion([weight for _, weight in parts], self.rows_per_epoch)
+
+    def order(self, epoch: int) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+        """Each row of an epoch: how often it was drawn before, and its index among all sources."""
+        labels = self._labels(epoch)
+        earlier, indices = torch.empty_like(labels), torch.empty_like(labels)
+        first = 0
+        for part, (size, quota) in enumerate(zip(self.sizes, self.quotas, strict=True)):
+            number = torch.arange(epoch * quota, (epoch + 1) * quota)
+            rounds, places = number // size, number % size
+            chosen = torch.empty_like(number)
+            for one in range(int(rounds[0]), int(rounds[-1]) + 1):
+                order = permutation(size, self.seed, _PART, part, one)
+                chosen[rounds == one] = order[places[rounds == one]]
+            where = labels == part
+            earlier[where], indices[where] = rounds, first + chosen
+            first += size
+        return earlier, indices
+
+    def _labels(self, epoch: int) -> Int[Tensor, " rows"]:
+        """Which source stands at each place of an epoch."""
+        labels = torch.arange(len(self.quotas)).repeat_interleave(torch.tensor(self.quotas))
+        return labels[permutation(len(labels), self.seed, _ORDER, epoch)]
+
+    def drawn(self, steps: int) -> tuple[Drawn, ...]:
+        """What all ranks together draw in the first so many global steps, for each source."""
+        epochs, left = divmod(steps, self.batches_per_epoch)
+        begun = self._labels(epochs)[: left * self.global_batch].bincount(minlength=len(self.quotas)).tolist()
+        rows = [epochs * quota + more for quota, more in zip(self.quotas, begun, strict=True)]
+        return tuple(Drawn(drawn, min(drawn, size)) for drawn, size in zip(rows, self.sizes, strict=True))
+
+
+def _apportion(weights: Sequence[float], rows: int) -> list[int]:
+    """Share out rows by weight, in whole numbers: the largest remainders are rounded up."""
+    exact = [weight / sum(weights) * rows for weight in weights]
+    quotas = [int(share) for share in exact]
+    largest = sorted(range(len(weights)), key=lambda part: (quotas[part] - exact[part], part))
+    for part in largest[: rows - sum(quotas)]:
+        quotas[part] += 1
+    return quotas
 
 
 def sequential_batches(length: int, batch: int, *, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:

@@ -9,23 +9,45 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from isthmus.data.broken import BrokenPictures
 from isthmus.data.image import open_image
 from isthmus.data.loader import Workers, crop_draws
-from isthmus.errors import StoreError, UserError
+from isthmus.errors import DataError, StoreError
 from isthmus.features.key import Sizes, Views
+from isthmus.records import PictureBytes
 from isthmus.vision.encoder import Encoder, Preprocessing
 
-Picture = tuple[str, Path]
+Picture = tuple[str, Path | PictureBytes]
 """The sha256 of a picture's bytes, and a file that has them."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """How to extract, without effect on the key: views in one encoder call, bytes of a shard, decoding workers."""
+    """How to extract, without effect on the key: views in one encoder call, bytes of a shard, decoding workers.
+
+    `broken` says what is done with pictures that cannot be read; without it, the first ends the extraction.
+    """
 
     batch: int = 32
     shard_bytes: int = 256 * 2**20
     workers: Workers = field(default_factory=Workers)
+    broken: BrokenPictures | None = None
+
+
+Report = Callable[[int, Sequence[tuple[str, DataError]]], object]
+"""Is told of pictures as they are met: how many could be encoded, and what is wrong with the others, by hash."""
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Views of those of some consecutive pictures that can be read, by their indices, and what the others raised."""
+
+    good: list[int]
+    views: list[Float[Tensor, "K 3 S S"]]
+    bad: list[tuple[int, DataError]]
+
+    def __len__(self) -> int:
+        return len(self.good) + len(self.bad)
 
 
 def encode(encoder: Encoder, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P V"]:
@@ -42,12 +64,12 @@ def encoded_shards(
     *,
     keep: tuple[Views, Sizes],
     work: Work,
-    report: Callable[[int], object],
+    report: Report,
 ) -> Iterator[tuple[tuple[str, ...], Float[Tensor, "rows K P V"]]]:
     """Yield (hashes, patches) for each shard; workers decode ahead across shards.
 
-    `report` is called with the number of pictures encoded so far. Raises the UserError of a bad picture, and
-    StoreError for patches that are not finite in the store's dtype.
+    What cannot be read is left out, if `report` bears it. Raises StoreError for patches that are not finite in the
+    store's dtype.
     """
     views, sizes = keep
     rows = max(1, work.shard_bytes // sizes.row_bytes(views))
@@ -55,75 +77,78 @@ def encoded_shards(
     stream = _decoded(pictures, encoder.preprocessing, views, (shards, work))
     for shard in shards:
         patches = torch.empty(len(shard), views.count, sizes.patches, sizes.width, dtype=views.torch_dtype)
-        filled = 0
-        while filled < len(shard):
-            pixels = next(stream)
-            parts = [encode(encoder, part) for part in torch.split(pixels.flatten(0, 1), work.batch)]
-            last = filled + len(pixels)
-            patches[filled:last] = torch.cat(parts).reshape(len(pixels), *patches.shape[1:])
-            filled = last
-            report(shard.start + filled)
-        _check_finite(patches, [pictures[index] for index in shard])
-        yield tuple(pictures[index][0] for index in shard), patches
+        good: list[Picture] = []
+        met = 0
+        while met < len(shard):
+            decoded = next(stream)
+            met += len(decoded)
+            if decoded.good:
+                parts = torch.split(torch.stack(decoded.views).flatten(0, 1), work.batch)
+                encoded = torch.cat([encode(encoder, part) for part in parts])
+                last = len(good) + len(decoded.good)
+                patches[len(good) : last] = encoded.reshape(len(decoded.good), *patches.shape[1:])
+                good.extend(pictures[index] for index in decoded.good)
+            report(len(decoded.good), [(pictures[index][0], error) for index, error in decoded.bad])
+        _check_finite(patches[: len(good)], good)
+        if good:
+            yield tuple(image for image, _ in good), patches[: len(good)]
 
 
 def _check_finite(patches: Float[Tensor, "rows K P V"], pictures: Sequence[Picture]) -> None:
     finite = patches.isfinite().flatten(1).all(1).tolist()
-    for good, (_, path) in zip(finite, pictures, strict=True):
+    for good, (_, picture) in zip(finite, pictures, strict=True):
         if not good:
             raise StoreError(
-                f"{path}: the patches are not finite in {patches.dtype}; choose bfloat16 or float32, "
+                f"{picture}: the patches are not finite in {patches.dtype}; choose bfloat16 or float32, "
                 "or remove the picture."
             )
 
 
 def _decoded(
     pictures: Sequence[Picture], preprocessing: Preprocessing, views: Views, plan: tuple[list[range], Work]
-) -> Iterator[Float[Tensor, "B K 3 S S"]]:
+) -> Iterator[_Decoded]:
     """Views of consecutive pictures, in batches that end where a shard ends; no global generator is touched."""
     shards, work = plan
     size = max(1, work.batch // views.count)
     batches = [list(shard[first : first + size]) for shard in shards for first in range(0, len(shard), size)]
-    loader = DataLoader(
+    yield from DataLoader(
         _PictureViews(pictures, preprocessing, views),
         batch_sampler=batches,
-        collate_fn=_stack,
+        collate_fn=_gather,
         num_workers=work.workers.count,
         timeout=work.workers.timeout if work.workers.count else 0,
         generator=torch.Generator(),
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
 
 
-class _PictureViews(Dataset[Tensor | UserError]):
-    """Each picture's views; its UserError is a value, since torch would rewrite the message."""
+class _PictureViews(Dataset[tuple[int, Tensor | DataError]]):
+    """Each picture's views with its index; its DataError is a value, since torch would rewrite the message."""
 
     def __init__(self, pictures: Sequence[Picture], preprocessing: Preprocessing, views: Views) -> None:
         self._pictures = pictures
         self._preprocessing = preprocessing
         self._views = views
 
-    def __getitem__(self, index: int) -> Float[Tensor, "K 3 S S"] | UserError:
-        image, path = self._pictures[index]
+    def __getitem__(self, index: int) -> tuple[int, Float[Tensor, "K 3 S S"] | DataError]:
+        image, source = self._pictures[index]
         try:
-            picture = open_image(path)
-        except UserError as error:
-            return error
+            picture = open_image(source)
+        except DataError as error:
+            return index, error
         crops = [self._preprocessing.centre(picture)]
         for view in range(1, self._views.count):
             draws = crop_draws(self._views.seed, view, int(image[:16], 16))
             crop = self._preprocessing.crop(picture, draws, scale=self._views.scale, flip=self._views.flip)
             crops.append(crop)
-        return torch.stack(crops)
+        return index, torch.stack(crops)
 
 
-def _stack(pictures: Sequence[Tensor | UserError]) -> Tensor | UserError:
-    good: list[Tensor] = []
-    for picture in pictures:
-        if isinstance(picture, UserError):
-            return picture
-        good.append(picture)
-    return torch.stack(good)
+def _gather(pictures: Sequence[tuple[int, Tensor | DataError]]) -> _Decoded:
+    decoded = _Decoded([], [], [])
+    for index, views in pictures:
+        if isinstance(views, DataError):
+            decoded.bad.append((index, views))
+        else:
+            decoded.good.append(index)
+            decoded.views.append(views)
+    return decoded

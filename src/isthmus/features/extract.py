@@ -16,13 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from isthmus.data.hashes import picture_hashes
+from isthmus.data.broken import Bad, BrokenPictures
+from isthmus.data.hashes import known_hashes, picture_hashes
+from isthmus.data.screen import why_unreadable
 from isthmus.errors import DataError, StoreError
 from isthmus.features.encode import Work, encode, encoded_shards
 from isthmus.features.files import write_atomically
 from isthmus.features.key import Manifest, Shard, Sizes, StoreKey, Views, refuse_mismatch, store_key
 from isthmus.features.store import MANIFEST, TENSOR, FeatureStore, check_shards, read_manifest
 from isthmus.fingerprint import file_sha256
+from isthmus.records import PictureBytes
 from isthmus.vision.encoder import Encoder
 
 _WORK = Work()
@@ -39,7 +42,7 @@ def planned_bytes(pictures: int, encoder: Encoder, views: Views) -> int:
 
 
 def extract(
-    images: Sequence[Path],
+    images: Sequence[Path | PictureBytes],
     encoder: Encoder,
     *,
     folder: Path,
@@ -52,40 +55,78 @@ def extract(
     View 0 is the centre, the others keyed crops. Pictures that are stored, by their bytes, are not encoded
     again: a complete store returns at once, an interrupted one goes on, another set of pictures is added.
 
-    Raises DataError naming a bad picture; StoreError for a store of another key, too little space on the disk,
-    or patches that are not finite in the store's dtype.
+    A picture that cannot be read is left out where `work.broken` bears it.
+
+    Raises DataError naming a bad picture otherwise, or where too many are bad; StoreError for a store of another key,
+    too little space on the disk, or patches that are not finite in the store's dtype.
     """
     key = store_key(encoder, views)
-    pictures = _different_pictures(images)
+    tally = _Tally(images, work.broken, progress)
     stored = _finished(folder, key)
     there = dict(stored.locations()) if stored else {}
-    missing = [picture for picture in pictures.items() if picture[0] not in there]
+    missing = [(image, copies[0]) for image, copies in tally.copies.items() if image not in there]
+    tally.stored(len(tally.copies) - len(missing))
     if stored is None or missing:
         stored = stored or Manifest(key.fields(), _measure(encoder), ())
         needed = len(missing) * stored.sizes.row_bytes(views)
-        _check_space(folder, needed, f"{len(missing)} of {len(pictures)} pictures")
-        report = _counted(progress, len(pictures) - len(missing), len(pictures))
-        keep = (views, stored.sizes)
-        for hashes, patches in encoded_shards(missing, encoder, keep=keep, work=work, report=report):
+        _check_space(folder, needed, f"{len(missing)} of {len(tally.copies)} pictures")
+        for hashes, patches in encoded_shards(missing, encoder, keep=(views, stored.sizes), work=work, report=tally):
             shard = _write_shard(folder, stored, hashes, patches)
             stored = replace(stored, shards=(*stored.shards, shard))
+    tally.finish()
     _publish(folder, stored)
     return FeatureStore.open(folder, key)
 
 
-def _different_pictures(images: Sequence[Path]) -> dict[str, Path]:
-    """Every different content, by its hash, with the first file that has it."""
-    if not images:
-        raise DataError("There are no pictures to extract features from; give at least one.")
-    paths: dict[str, Path] = {}
-    for image, path in zip(picture_hashes(images), images, strict=True):
-        paths.setdefault(image, path)
-    return paths
+class _Tally:
+    """Every different picture by its hash, with all that have its bytes, and how many were met so far.
 
+    Raises DataError where there is no picture, and for one that cannot be read unless `broken` bears it.
+    """
 
-def _counted(progress: Progress | None, before: int, total: int) -> Callable[[int], object]:
-    """Tell the caller of each picture encoded, counting those that were stored before."""
-    return lambda encoded: progress(before + encoded, total) if progress else None
+    def __init__(
+        self, images: Sequence[Path | PictureBytes], broken: BrokenPictures | None, progress: Progress | None
+    ) -> None:
+        if not images:
+            raise DataError("There are no pictures to extract features from; give at least one.")
+        self.copies: dict[str, list[Path | PictureBytes]] = {}
+        self._broken = broken if broken is not None and broken.tolerated else None
+        self._progress = progress
+        self._encoded = self._bad = 0
+        for image, picture in zip(self._hashes(images), images, strict=True):
+            if image is not None:
+                self.copies.setdefault(image, []).append(picture)
+
+    def _hashes(self, images: Sequence[Path | PictureBytes]) -> Sequence[str | None]:
+        if self._broken is None:
+            return picture_hashes(images)
+        hashes = known_hashes(images)
+        lost = [why_unreadable(picture) for picture, image in zip(images, hashes, strict=True) if image is None]
+        self._broken.met(len(lost), [bad for bad in lost if bad is not None])
+        return hashes
+
+    def stored(self, pictures: int) -> None:
+        """Count pictures that were stored before."""
+        self._encoded += pictures
+        if self._broken is not None:
+            self._broken.met(pictures)
+
+    def __call__(self, encoded: int, bad: Sequence[tuple[str, DataError]]) -> None:
+        """Count pictures encoded, and bad ones."""
+        if bad and self._broken is None:
+            raise bad[0][1]
+        self._encoded += encoded
+        self._bad += len(bad)
+        if self._broken is not None:
+            found = [Bad.of(copy, error) for image, error in bad for copy in self.copies[image]]
+            self._broken.met(encoded + len(found), found)
+        if encoded and self._progress:
+            self._progress(self._encoded, len(self.copies) - self._bad)
+
+    def finish(self) -> None:
+        """Judge the share of bad pictures, however few there were."""
+        if self._broken is not None:
+            self._broken.judge()
 
 
 def _measure(encoder: Encoder) -> Sizes:
@@ -127,10 +168,13 @@ def _finished(folder: Path, key: StoreKey) -> Manifest | None:
 def _publish(folder: Path, stored: Manifest) -> None:
     """Write the manifest, unless it stands there already, and remove the sidecars, which it replaces."""
     path = folder / MANIFEST
-    if read_manifest(path) != stored:
-        write_atomically(path, lambda file: file.write_text(stored.to_json(), encoding="utf-8"))
-    for sidecar in folder.glob("shard-*.json"):
-        sidecar.unlink()
+    try:
+        if read_manifest(path) != stored:
+            write_atomically(path, lambda file: file.write_text(stored.to_json(), encoding="utf-8"))
+        for sidecar in folder.glob("shard-*.json"):
+            sidecar.unlink()
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def _write_shard(
@@ -144,5 +188,13 @@ def _write_shard(
         part = replace(stored, shards=(shard,)).to_json()
         write_atomically(path.with_suffix(".json"), lambda file: file.write_text(part, encoding="utf-8"))
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path}: the shard cannot be written ({error}); free space and run again.") from error
+        raise _not_written(path, error) from error
     return shard
+
+
+def _not_written(path: Path, error: Exception) -> StoreError:
+    """What is said when the disk is full, for example: the shards before stay, and the next run goes on from them."""
+    reason = getattr(error, "strerror", None) or error
+    return StoreError(
+        f"{path}: the file cannot be written ({reason}); free space and run again, what is there is kept."
+    )

@@ -22,7 +22,7 @@ from isthmus.errors import StoreError
 from isthmus.features.key import Manifest, Sizes, StoreKey, refuse_mismatch
 from isthmus.fingerprint import file_sha256, text_identity
 from isthmus.randomness import uniform
-from isthmus.records import Example, Source
+from isthmus.records import Example, PictureBytes, Source
 
 MANIFEST = "manifest.json"
 TENSOR = "patches"
@@ -86,17 +86,17 @@ class FeatureStore:
         patches: Tensor = self._slices(shard)[row, view]
         return patches.clone()
 
-    def locate(self, images: Iterable[Path]) -> list[str]:
+    def locate(self, images: Iterable[Path | PictureBytes]) -> list[str]:
         """Hash pictures, in order, and check that each is stored as it is now.
 
         Raises StoreError naming the first that is not: it was added, or its bytes changed, since extraction.
         """
-        paths = list(images)
-        hashes = picture_hashes(paths)
-        for path, image in zip(paths, hashes, strict=True):
+        pictures = list(images)
+        hashes = picture_hashes(pictures)
+        for picture, image in zip(pictures, hashes, strict=True):
             if image not in self:
                 raise StoreError(
-                    f"{path}: the picture is not in the feature store {self.folder}, since it is new or its "
+                    f"{picture}: the picture is not in the feature store {self.folder}, since it is new or its "
                     "bytes changed; extract the features again to add it."
                 )
         return hashes

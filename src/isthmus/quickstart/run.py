@@ -105,7 +105,7 @@ class Quickstart:
         """Encode every picture that will be trained on or scored."""
         config = self.config(1, steps=1)
         rows = [self.order.training_rows, *self.order.held_out.values()]
-        sources = [open_source(config.data.train.model_copy(update={"metadata": name})) for name in rows]
+        sources = [open_source(config.data.sources[0].model_copy(update={"metadata": name})) for name in rows]
         open_looks(config, workshop.encoder, sources, workshop.compute, progress=progress)
 
     def bridge(self, stage: int) -> Path:
