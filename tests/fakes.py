@@ -21,6 +21,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 _COMMON = (
@@ -84,6 +86,28 @@ def tiny_llama_folder(path: Path, *, seed: int = 0) -> Path:
         eos_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def tiny_t5_folder(path: Path, *, seed: int = 0) -> Path:
+    """A T5 of 2 + 2 layers, L = 16, tied embeddings, with the byte tokenizer (no BOS)."""
+    tokenizer = byte_tokenizer(bos=False)
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        d_kv=4,
+        d_ff=32,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.5,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 

@@ -3,10 +3,14 @@
 import pytest
 import torch
 
+from fakes import tiny_llama_folder, tiny_t5_folder
 from isthmus.build.precision import Compute
-from isthmus.build.towers import Place, build_encoder, resolve
-from isthmus.config.model import EncoderConfig
+from isthmus.build.towers import Place, build_encoder, build_llm, resolve
+from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.errors import ConfigError, TowerError
+from isthmus.language.decoder_only import DecoderOnlyLLM
+from isthmus.language.encoder_decoder import EncoderDecoderLLM
+from isthmus.language.prompts import Prompt
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 
@@ -65,3 +69,17 @@ def test_an_encoder_that_lacks_something_is_refused_by_key(config, message):
 def test_a_folder_of_weights_for_timm_holds_one_file(tmp_path):
     with pytest.raises(TowerError, match=r"holds 0 .safetensors files where one is needed"):
         build_encoder(EncoderConfig(kind="timm", name="test_vit", weights=f"folder:{tmp_path}"), CPU)
+
+
+def test_a_language_model_is_of_the_kind_that_its_configuration_says(tmp_path):
+    llama, t5 = (f"folder:{make(tmp_path / make.__name__)}" for make in (tiny_llama_folder, tiny_t5_folder))
+    decoder = build_llm(LanguageConfig(weights=llama, max_tokens=5), Prompt(), CPU)
+    assert isinstance(decoder, DecoderOnlyLLM) and (decoder.address, decoder.max_tokens) == (llama, 5)
+    assert (decoder.prompt.caption_prefix, decoder.prompt.end) == (" ", "\n")
+    for switch, splits in ((None, True), (True, True), (False, False)):
+        tower = build_llm(LanguageConfig(weights=t5, max_tokens=5, prefix_lm=switch), Prompt(), CPU)
+        assert isinstance(tower, EncoderDecoderLLM) and (tower.address, tower.max_tokens) == (t5, 5)
+        assert tower.splits_captions == splits and (tower.prompt.caption_prefix, tower.prompt.end) == ("", "")
+    for switch in (True, False):
+        with pytest.raises(ConfigError, match=r"`llm.prefix_lm` is a switch of encoder-decoder models, and folder:"):
+            build_llm(LanguageConfig(weights=llama, prefix_lm=switch), Prompt(), CPU)

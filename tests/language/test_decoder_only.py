@@ -10,24 +10,27 @@ from isthmus.errors import TowerError
 from isthmus.fingerprint import module_fingerprint
 from isthmus.language import decoder_only
 from isthmus.language.decoder_only import DecoderOnlyLLM, place_labels
-from isthmus.language.llm import Decoding
+from isthmus.language.llm import Decoding, Target
 from isthmus.language.prompts import Prompt
-from isthmus.records import Text
 
 CAPTIONS = ["a dog", "red", "two big cats"]
 
 
 def plain_row_loss(tower, soft, caption, prompt, *, bos=True):
-    """The whole sequence of one row, unpadded and uncached, by transformers' own labels: mean over labels."""
+    """The whole sequence of one row, unpadded and uncached: mean over labels, each read from the logit before it."""
     first, second = ([1], []) if prompt.bos == "first" else ([], [1])
     before = (first if bos else []) + spelled(prompt.before)
     after = (second if bos else []) + spelled(prompt.after)
-    label = spelled(" " + caption) + (spelled(prompt.end) if prompt.end else [2])
+    end = "\n" if prompt.end is None else prompt.end
+    label = spelled(" " + caption) + (spelled(end) if end else [2])
     embed = tower.model.get_input_embeddings()
     parts = [embed(torch.tensor([ids], dtype=torch.long)) for ids in (before, after, label)]
     sequence = torch.cat([parts[0], soft[None], parts[1], parts[2]], 1)
     labels = torch.tensor([[-100] * (sequence.shape[1] - len(label)) + label])
-    return tower.model(inputs_embeds=sequence, labels=labels).loss, len(label)
+    output = tower.model(inputs_embeds=sequence, labels=labels)
+    mean = nn.functional.cross_entropy(output.logits[0, -len(label) - 1 : -1], labels[0, -len(label) :])
+    assert torch.allclose(mean, output.loss.double(), rtol=1e-6)  # transformers' own is in fp32
+    return mean, len(label)
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -43,10 +46,10 @@ def test_loss_and_gradient_are_the_plain_whole_sequences(family, prompt):
     rows = [plain_row_loss(tower, soft[i], caption, prompt) for i, caption in enumerate(CAPTIONS)]
     expected = torch.stack([mean * count for mean, count in rows])
     assert weights.tolist() == [count for _, count in rows]
-    assert torch.allclose(sums.double(), expected.double(), rtol=1e-5)
+    assert torch.allclose(sums, expected, rtol=1e-12)
     (found,) = torch.autograd.grad(sums.sum(), soft)
     (wanted,) = torch.autograd.grad(expected.sum(), soft)
-    assert torch.allclose(found, wanted, atol=1e-5 * wanted.abs().max().item())
+    assert torch.allclose(found, wanted, atol=1e-12 * wanted.abs().max().item())
 
 
 def test_without_bos_and_text_there_is_no_prefix():
@@ -55,7 +58,7 @@ def test_without_bos_and_text_there_is_no_prefix():
     soft = soft_prompt(tower, 1)
     mean, count = plain_row_loss(tower, soft[0], "red", prompt, bos=False)
     term = tower.loss(soft, tower.tokenize(["red"]))
-    assert torch.allclose(term.mean().double(), mean.double(), rtol=1e-5)
+    assert torch.allclose(term.mean(), mean, rtol=1e-12)
     assert term.weight == count == 5
 
 
@@ -102,7 +105,7 @@ def test_rows_without_labels_weigh_nothing():
     tower = llm()
     soft = soft_prompt(tower, 2)
     target = tower.tokenize(["a", "b"])
-    empty = Text(target.ids, torch.zeros_like(target.mask))
+    empty = Target(target.ids, torch.zeros_like(target.mask))
     sums, weights = tower.row_losses(soft, empty)
     sums.sum().backward()
     assert sums.tolist() == weights.tolist() == [0.0, 0.0]
@@ -177,11 +180,11 @@ def test_generation_follows_the_training_sequence():
     tower = llm()
     soft = soft_prompt(tower)
     costs = [
-        tower.row_losses(soft, Text(torch.full((3, 1), token), torch.ones(3, 1, dtype=torch.bool)))[0]
+        tower.row_losses(soft, Target(torch.full((3, 1), token), torch.ones(3, 1, dtype=torch.bool)))[0]
         for token in range(tower.vocabulary())
     ]
     best = torch.stack(costs).argmin(0).tolist()
-    assert tower.generate(soft, Decoding(max_new_tokens=1)) == [tower._text([token]) for token in best]
+    assert tower.generate(soft, Decoding(max_new_tokens=1)) == [tower._text([token], "\n") for token in best]
 
 
 def test_width_and_scale_are_the_embedding_modules():

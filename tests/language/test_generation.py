@@ -50,7 +50,7 @@ def test_the_cached_prefix_writes_what_the_whole_sequence_does(family, way):
         eos_token_id=[2, *spelled("\n")],
         pad_token_id=0,
     )
-    assert tower.generate(soft, decoding) == [tower._text(row) for row in rows.tolist()]
+    assert tower.generate(soft, decoding) == [tower._text(row, "\n") for row in rows.tolist()]
     (prefix,) = tower._prefixes.values()
     assert prefix.get_seq_length() == len(tower._before)
 
@@ -79,7 +79,7 @@ def test_beams_find_what_is_likelier_than_greedy():
     }
     found = {beams: tower.generate(soft, Decoding(max_new_tokens=4, num_beams=beams)) for beams in (1, 8)}
     assert found[1] != found[8]
-    assert found[1] == [tower._text(row) for row in texts[1].tolist()]
+    assert found[1] == [tower._text(row, "\n") for row in texts[1].tolist()]
 
 
 def test_sampling_is_keyed_by_the_seed():
@@ -107,7 +107,7 @@ def test_sampled_tokens_are_as_frequent_as_likely():
 
 def test_no_token_twice_under_a_great_penalty(monkeypatch):
     tower = llm()
-    monkeypatch.setattr(tower, "_text", lambda row: str(row))
+    monkeypatch.setattr(tower, "_text", lambda row, end: str(row))
     soft, twelve = soft_prompt(tower, 1), Decoding(max_new_tokens=12, min_new_tokens=12)
     plain, penalised = (
         json.loads(tower.generate(soft, replace(twelve, repetition_penalty=penalty))[0]) for penalty in (1.0, 50.0)

@@ -15,13 +15,26 @@ def test_example_lines_stand_before():
 
 
 def test_json_round_trip():
-    prompt = Prompt(before="a", after="b", caption_prefix="", end="|", bos="after_soft_prompt")
-    assert Prompt.from_json(json.loads(json.dumps(prompt.as_json()))) == prompt
+    for prompt in (
+        Prompt(before="a", after="b", caption_prefix="", end="|", bos="after_soft_prompt"),
+        Prompt(chat=True, turns=("<user>", "<model>", "<end>")),
+    ):
+        assert Prompt.from_json(json.loads(json.dumps(prompt.as_json()))) == prompt
+    assert Prompt.from_json({"before": "an older folder's", "end": "\n"}).turns is None
+
+
+def test_what_is_left_to_the_kind_of_model_is_filled_in_once():
+    filled = Prompt(before="x", end="|").resolved(caption_prefix=" ", end="\n")
+    assert (filled.caption_prefix, filled.end, filled.before) == (" ", "|", "x")
+    assert filled.resolved(caption_prefix="", end="") == filled
 
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="not white space"):
         Prompt(caption_prefix="Caption:")
+    for given in ({"end": "x"}, {"caption_prefix": " "}, {"bos": "after_soft_prompt"}):
+        with pytest.raises(ConfigError, match=f"prompt's `{next(iter(given))}` is the chat template's own affair"):
+            Prompt(chat=True, **given)
     with pytest.raises(ConfigError, match="bos 'last'"):
         Prompt.from_json({"bos": "last"})
     with pytest.raises(ConfigError, match="no field 'suffix'"):

@@ -143,7 +143,7 @@ def test_where_everything_is_one_thing_no_negative_counts(drawn):
 @pytest.mark.parametrize("policy", ["image_or_caption", "image", "off"])
 def test_the_counted_weights_are_the_weights_of_the_losses(batch, policy):
     stage, batch = build(identity=policy), BATCHES[batch]()
-    losses, counted = stage(batch, EARLY), stage.count(batch)
+    losses, counted = stage(batch, EARLY), stage.count(batch, EARLY)
     assert {name: term.weight.item() for name, term in losses} == {n: w.item() for n, w in counted.items()}
     assert counted["itc"] == 4 and counted["itg"] == 4 + 2 + 3 + 5
 

@@ -5,14 +5,15 @@ import torch
 from torch import nn
 
 from bridges import DEC, tiny_batch, tiny_bridge
-from fakes import tiny_clip_folder, tiny_llama_folder
+from fakes import tiny_clip_folder, tiny_llama_folder, tiny_t5_folder
 from isthmus.fingerprint import module_fingerprint
 from isthmus.language.decoder_only import DecoderOnlyLLM
-from isthmus.language.load import load_causal_lm
+from isthmus.language.encoder_decoder import EncoderDecoderLLM
+from isthmus.language.load import load_causal_lm, load_seq2seq_lm
 from isthmus.language.prompts import Prompt
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
-from isthmus.records import Step
+from isthmus.records import Batch, Step
 from isthmus.vision.transformers_encoder import TransformersEncoder
 
 STEP = Step(0, 0, 0.5)
@@ -91,4 +92,38 @@ def test_the_loss_is_the_language_models_own_on_the_captions(llm):
     prompts = stage.bridge.soft_prompt(batch.vision)
     rows = [llm.loss(prompts[i : i + 1], llm.tokenize([caption])) for i, caption in enumerate(batch.captions)]
     assert term.sum.item() == pytest.approx(sum(row.sum for row in rows).item(), rel=1e-5)
-    assert stage.count(batch)["lm"] == term.weight == sum(row.weight for row in rows)
+    assert stage.count(batch, STEP)["lm"] == term.weight == sum(row.weight for row in rows)
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    model, tokenizer = load_seq2seq_lm(tiny_t5_folder(tmp_path_factory.mktemp("t5")), dtype=torch.float64)
+    return EncoderDecoderLLM(model, tokenizer, Prompt(after="a photo of "), address="folder:t5")
+
+
+def test_an_encoder_decoder_splits_captions_by_seed_epoch_and_index(t5):
+    stage, batch = stage2(t5), tiny_batch(lengths=(4,) * 12)
+    step = Step(3, 1, 0.5)
+    weight = stage.count(batch, step)["lm"]
+    assert weight == stage(batch, step)["lm"].weight
+    given = stage._target(batch, step).given.mask.sum(1)
+    for other in (Step(3, 2, 0.5), Step(4, 1, 0.5)):
+        assert stage._target(batch, other).given.mask.sum(1).tolist() != given.tolist()
+    assert stage._target(batch, Step(3, 1, 0.9)).given.mask.sum(1).tolist() == given.tolist()
+    turned = Batch(
+        batch.vision.flip(0),
+        batch.captions[::-1],
+        batch.text.select(torch.arange(12).flip(0)),
+        batch.identity,
+        batch.index.flip(0),
+    )
+    assert stage.count(turned, step)["lm"] == weight
+    assert stage(turned, step)["lm"].sum.item() == pytest.approx(stage(batch, step)["lm"].sum.item(), rel=1e-9)
+
+
+def test_only_the_bridge_gets_gradients_through_an_encoder_decoder(t5):
+    stage, before = stage2(t5).train(), module_fingerprint(t5)
+    stage(tiny_batch(), STEP)["lm"].mean().backward()
+    assert all(parameter.grad is not None for parameter in stage.bridge.parameters())
+    assert all(parameter.grad is None for parameter in t5.parameters())
+    assert not any(module.training for module in t5.modules()) and module_fingerprint(t5) == before

@@ -7,9 +7,8 @@ import torch
 
 from bridges import tiny_batch, tiny_bridge
 from isthmus.errors import DataError
-from isthmus.language.llm import FrozenLLM
+from isthmus.language.llm import FrozenLLM, Target
 from isthmus.models.stage2 import Stage2
-from isthmus.records import Text
 from isthmus.tasks import shuffled
 from isthmus.tasks.shuffled import other_names, right_and_shuffled
 
@@ -49,9 +48,9 @@ def test_the_seed_is_the_key():
 class DigitLlm(FrozenLLM):
     """The loss of a row is its soft prompt times the digit in its caption; one label token per digit."""
 
-    def tokenize(self, captions):
+    def tokenize(self, captions, draws=None):
         digits = torch.tensor([[int(caption.split()[-1])] for caption in captions])
-        return Text(digits, torch.ones_like(digits, dtype=torch.bool))
+        return Target(digits, torch.ones_like(digits, dtype=torch.bool))
 
     def row_losses(self, soft_prompt, target):
         digits = target.ids[:, 0].float()

@@ -47,7 +47,7 @@ class Quadratic(nn.Module):
         error = (self.bridge(batch.vision.mean(1)) - 1).square().sum(1)
         return Losses({"lm": Term((error * batch.text.mask.sum(1)).sum(), batch.text.mask.sum().double())})
 
-    def count(self, batch):
+    def count(self, batch, step):
         return {"lm": batch.text.mask.sum().double()}
 
 

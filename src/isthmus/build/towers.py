@@ -15,7 +15,10 @@ from isthmus.build.precision import Compute
 from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.errors import ConfigError, TowerError
 from isthmus.language.decoder_only import DecoderOnlyLLM
-from isthmus.language.load import gguf_to_folder, load_causal_lm
+from isthmus.language.encoder_decoder import EncoderDecoderLLM
+from isthmus.language.gguf import gguf_to_folder
+from isthmus.language.llm import FrozenLLM
+from isthmus.language.load import is_encoder_decoder, load_causal_lm, load_seq2seq_lm
 from isthmus.language.prompts import Prompt
 from isthmus.vision.encoder import Encoder
 from isthmus.vision.timm_encoder import TimmEncoder
@@ -107,22 +110,32 @@ def _weight_file(path: Path) -> Path:
     return files[0]
 
 
-def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute, *, device_map: Any = None) -> DecoderOnlyLLM:
-    """Build the frozen language model; a GGUF file is unpacked once into the cache.
+def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute, *, device_map: Any = None) -> FrozenLLM:
+    """Build the frozen language model, of the kind that its own configuration says.
 
-    `device_map` is transformers' own and places the model in place of `compute.device`.
+    A GGUF file is unpacked once into the cache. `device_map` is transformers' own and places the model in place of
+    `compute.device`. Raises `ConfigError` for a key that this kind does not have.
     """
     place = resolve(config.weights)
     name = place.name
     if place.path is not None and place.path.suffix == ".gguf":
         name = str(gguf_to_folder(place.path, Path(config.cache).expanduser(), dtype=torch.bfloat16))
     attention = "eager" if compute.device.type == "cpu" else None
-    model, tokenizer = load_causal_lm(
-        name,
-        revision=place.revision,
-        dtype=compute.dtype,
-        attn_implementation=attention,
-        device_map=device_map,
-    )
-    llm = DecoderOnlyLLM(model, tokenizer, prompt, address=config.weights, max_tokens=config.max_tokens)
+    loading: dict[str, Any] = {
+        "revision": place.revision,
+        "dtype": compute.dtype,
+        "attn_implementation": attention,
+        "device_map": device_map,
+    }
+    settings: dict[str, Any] = {"address": config.weights, "max_tokens": config.max_tokens}
+    llm: FrozenLLM
+    if is_encoder_decoder(name, revision=place.revision):
+        splits = config.prefix_lm is not False
+        llm = EncoderDecoderLLM(*load_seq2seq_lm(name, **loading), prompt, **settings, prefix_lm=splits)
+    elif config.prefix_lm is not None:
+        raise ConfigError(
+            f"`llm.prefix_lm` is a switch of encoder-decoder models, and {config.weights} is decoder-only; leave it out"
+        )
+    else:
+        llm = DecoderOnlyLLM(*load_causal_lm(name, **loading), prompt, **settings)
     return llm.to(compute.device) if device_map is None else llm

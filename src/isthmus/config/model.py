@@ -33,12 +33,15 @@ class PromptConfig(Section):
     """Text before the soft prompt, the same in every row."""
     after: str = ""
     """Text after the soft prompt."""
-    caption_prefix: str = " "
-    """White space put before each caption."""
-    end: str = "\n"
-    """The end mark: closes each caption and stops generation."""
+    caption_prefix: str | None = None
+    """White space put before each caption; empty: a space, or none in a chat and for an encoder-decoder model."""
+    end: str | None = None
+    """The end mark: closes each caption and stops generation; empty: a line break, or in a chat the end of the turn,
+    and for an encoder-decoder model its end of sequence. `""` is the tokenizer's end of sequence."""
     bos: Literal["first", "after_soft_prompt"] = "first"
     """Where the tokenizer's BOS stands, if it has one; BLIP-2's own have it after the soft prompt."""
+    chat: bool = False
+    """Put the tokenizer's chat template around it: the prompt is the user's turn, the caption the assistant's."""
     examples: int = Field(default=0, ge=0)
     """How many example lines of training captions stand before the soft prompt (text only)."""
 
@@ -47,11 +50,15 @@ class LanguageConfig(Section):
     """The frozen language model of stage 2."""
 
     weights: str
-    """Address: `hub:NAME@REVISION`, `folder:PATH`, `file:MODEL.gguf` or `package:MODULE/PATH.gguf`."""
+    """Address: `hub:NAME@REVISION`, `folder:PATH`, `file:MODEL.gguf` or `package:MODULE/PATH.gguf`; a decoder-only or
+    an encoder-decoder model."""
     cache: str = "~/.cache/isthmus"
     """Where a GGUF file is kept after it is turned once into a plain model."""
     max_tokens: Count = 32
     """Longest caption, in the language model's tokens."""
+    prefix_lm: bool | None = None
+    """Encoder-decoder models only: give the encoder the first part of each training caption and ask for the rest, as
+    BLIP-2 does; empty: yes."""
     prompt: PromptConfig = PromptConfig()
     """The text around the soft prompt."""
 

@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import (
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -18,7 +17,7 @@ from isthmus.language.llm import Decoding
 from isthmus.randomness import gumbel
 
 
-class KeyedGumbel(LogitsProcessor):
+class KeyedGumbel:
     """Turn greedy search into sampling: the arg-max of log-weight plus Gumbel noise samples by weight.
 
     The noise is keyed by (seed, position, token), the same in every row, so that a row's text does not depend on
@@ -34,15 +33,15 @@ class KeyedGumbel(LogitsProcessor):
         return scores + gumbel(self.seed, input_ids.shape[-1], tokens)
 
 
-def logits_processors(decoding: Decoding) -> LogitsProcessorList:
-    """What changes the scores of the next token, given the tokens written so far.
+def logits_processors(decoding: Decoding, *, skip: int = 0) -> LogitsProcessorList:
+    """What changes the scores of the next token, given the tokens written so far, of which `skip` are no text.
 
     The repetition penalty stands here, not in the generation settings: there transformers would count a row's left
     padding as written tokens.
     """
     chosen = LogitsProcessorList()
     if decoding.repetition_penalty != 1:
-        chosen.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
+        chosen.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty, skip))
     if decoding.temperature > 0:
         chosen.append(TemperatureLogitsWarper(decoding.temperature))
         if decoding.top_p < 1:

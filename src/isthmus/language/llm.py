@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -55,26 +55,49 @@ class Decoding:
                 raise ConfigError(f"{sentence}.")
 
 
+@dataclass(frozen=True)
+class Target(Text):
+    """Captions as label tokens, each closed by the end mark.
+
+    `given` is what an encoder reads after the soft prompt where it reads a part of each caption (prefix LM).
+    """
+
+    given: Text | None = None
+
+    def to(self, device: torch.device | str) -> "Target":
+        """Move every tensor."""
+        given = None if self.given is None else self.given.to(device)
+        return replace(
+            self, ids=self.ids.to(device, non_blocking=True), mask=self.mask.to(device, non_blocking=True), given=given
+        )
+
+
 class FrozenLLM(FrozenModule, ABC):
     """A frozen language model that reads a soft prompt.
 
     `width` is L, the width of its embeddings; `address` says where the weights came from (`hub:name@revision`,
-    `package:...`, `folder:...` or `file:...`). Gradients flow to the soft prompt and to nothing else.
+    `package:...`, `folder:...` or `file:...`). `prompt` has every field filled in. Gradients flow to the soft prompt
+    and to nothing else.
     """
 
     width: int
     address: str
     prompt: Prompt
+    splits_captions: bool = False
 
     @abstractmethod
-    def tokenize(self, captions: Sequence[str]) -> Text:
-        """Turn captions into labels, each closed by the end mark."""
+    def tokenize(self, captions: Sequence[str], draws: Sequence[float] | None = None) -> Target:
+        """Turn captions into labels, each closed by the end mark.
+
+        A model that `splits_captions` reads the first part of a caption and is asked for the rest; `draws`, one in
+        (0, 1) for each caption, say where it is split. Without them, and for every other model, all of it is asked.
+        """
 
     @abstractmethod
     def row_losses(
-        self, soft_prompt: Float[Tensor, "B Q L"], target: Text
+        self, soft_prompt: Float[Tensor, "B Q L"], target: Target
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Give each row's summed cross-entropy over its label tokens, and their count, both fp32."""
+        """Give each row's summed cross-entropy over its label tokens, and their count, both in fp32 at least."""
 
     @abstractmethod
     def generate(
@@ -94,7 +117,7 @@ class FrozenLLM(FrozenModule, ABC):
     def vocabulary(self) -> int:
         """How many tokens can be embedded."""
 
-    def loss(self, soft_prompt: Float[Tensor, "B Q L"], target: Text) -> Term:
+    def loss(self, soft_prompt: Float[Tensor, "B Q L"], target: Target) -> Term:
         """Sum of the rows' losses; the weight is the number of label tokens."""
         sums, weights = self.row_losses(soft_prompt, target)
         return Term(sums.sum(), weights.sum())

@@ -1,19 +1,43 @@
-"""Causal language models from a folder, the hub or a GGUF file."""
+"""Language models from a folder or the hub; weights must be there for every part."""
 
-import copy
-import shutil
-import struct
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.quantization_config import GgufConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
 
 from isthmus.errors import TowerError
-from isthmus.fingerprint import file_sha256
+
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Hold transformers' progress bars back, downloads aside: a run has its own lines."""
+    before = logging.set_tqdm_hook(lambda bar, given, options: bar(*given, **{**options, "disable": True}))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def is_encoder_decoder(name: str | Path, *, revision: str | None = None) -> bool:
+    """Which kind a language model is, by its configuration; raises TowerError where there is none."""
+    try:
+        return bool(AutoConfig.from_pretrained(str(name), revision=revision).is_encoder_decoder)
+    except _UNREADABLE as error:
+        raise _not_loaded(name) from error
 
 
 def load_causal_lm(
@@ -24,73 +48,50 @@ def load_causal_lm(
     attn_implementation: str | None = None,
     device_map: Any = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load model and tokenizer by folder or hub id; code from the hub is never run.
+    """Load a decoder-only model and its tokenizer by folder or hub id; code from the hub is never run.
 
     `attn_implementation` None is transformers' choice; on a CPU "eager" trains faster (DESIGN 3).
     `device_map` places the model as it is loaded, in transformers' words.
     Raises TowerError where the model is not found, or has no weights for a part.
     """
+    options = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
+    return _load(AutoModelForCausalLM, name, revision, **options)
+
+
+def load_seq2seq_lm(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str | None = None,
+    device_map: Any = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder-decoder model and its tokenizer, as `load_causal_lm` does a decoder-only one."""
+    options = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
+    return _load(AutoModelForSeq2SeqLM, name, revision, **options)
+
+
+def _load(
+    kind: Any, name: str | Path, revision: str | None, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name), revision=revision)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            str(name),
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            device_map=device_map,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise TowerError(
-            f"language model {str(name)!r} cannot be loaded: give a folder that holds a causal language model and"
-            " its tokenizer, or the id of one on a hub that can be reached or is cached."
-        ) from error
-    if report["missing_keys"]:
-        raise TowerError(f"language model {str(name)!r} has no weights for {sorted(report['missing_keys'])[0]!r}.")
+        with without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(str(name), revision=revision)
+            model, report = kind.from_pretrained(str(name), revision=revision, output_loading_info=True, **options)
+    except _UNREADABLE as error:
+        raise _not_loaded(name) from error
+    check_whole(report, f"language model {str(name)!r}")
     return model, tokenizer
 
 
-def gguf_to_folder(gguf_file: Path, cache_folder: Path, *, dtype: torch.dtype = torch.float32) -> Path:
-    """Unpack a GGUF file into a plain model folder, once, and return that folder.
-
-    The folder is named by the file's sha256 and the dtype, and appears whole or not at all. A model loaded from
-    GGUF cannot be saved, so its tensors are copied into a fresh model of the same configuration.
-    Raises TowerError where the file is missing or cannot be read.
-    """
-    if not gguf_file.is_file():
-        raise TowerError(f"GGUF file {gguf_file} does not exist.")
-    precision = str(dtype).removeprefix("torch.")
-    folder = cache_folder / f"{gguf_file.stem}-{file_sha256(gguf_file)[:16]}-{precision}"
-    if folder.is_dir():
-        return folder
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_folder))
-    try:
-        _unpack(gguf_file, scratch, dtype)
-        scratch.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return folder
+def check_whole(report: dict[str, Any], what: str) -> None:
+    """Refuse a model of which a part had no weights: transformers would draw them at random."""
+    if report["missing_keys"]:
+        raise TowerError(f"{what} has no weights for {sorted(report['missing_keys'])[0]!r}.")
 
 
-def _unpack(gguf_file: Path, folder: Path, dtype: torch.dtype) -> None:
-    place: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**place)
-        packed = AutoModelForCausalLM.from_pretrained(
-            **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
-        )
-    except (OSError, ValueError, LookupError, ImportError, struct.error) as error:
-        raise TowerError(f"GGUF file {gguf_file} cannot be read as a causal language model.") from error
-    config = copy.deepcopy(packed.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.dtype = dtype
-    plain = type(packed)(config).to(dtype)
-    plain.load_state_dict(packed.state_dict())
-    plain.generation_config = packed.generation_config
-    plain.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def _not_loaded(name: str | Path) -> TowerError:
+    return TowerError(
+        f"language model {str(name)!r} cannot be loaded: give a folder that holds a causal or encoder-decoder language"
+        " model and its tokenizer, or the id of one on a hub that can be reached or is cached."
+    )

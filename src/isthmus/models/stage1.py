@@ -86,8 +86,11 @@ class Stage1(nn.Module):
             }
         )
 
-    def count(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
-        """The weights that `forward` will return, known before it: rows of ITC and ITM, tokens of ITG."""
+    def count(self, batch: Batch, step: Step) -> Mapping[str, Float[Tensor, ""]]:
+        """The weights that `forward` will return, known before it: rows of ITC and ITM, tokens of ITG.
+
+        They are the same at every `step`.
+        """
         rows = torch.full((), float(len(batch)), device=batch.index.device)
         drawable = (~self._same(batch.identity).all(dim=1)).sum()
         return {"itc": rows, "itg": batch.text.mask[:, 1:].sum().float(), "itm": rows + 2 * drawable}

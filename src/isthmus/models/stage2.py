@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from isthmus.language.llm import FrozenLLM
+from isthmus.fingerprint import text_identity
+from isthmus.language.llm import FrozenLLM, Target
 from isthmus.models.bridge import Bridge
+from isthmus.randomness import uniform
 from isthmus.records import Batch, Losses, Step
+
+_SPLIT = text_identity("prefix split")
 
 
 class Stage2(nn.Module):
@@ -19,10 +23,17 @@ class Stage2(nn.Module):
         self.llm = llm
 
     def forward(self, batch: Batch, step: Step) -> Losses:
-        """Compute the language-modelling loss of the captions, before division; nothing in it is random."""
-        target = self.llm.tokenize(batch.captions).to(batch.vision.device)
+        """Compute the language-modelling loss of the captions, before division."""
+        target = self._target(batch, step).to(batch.vision.device)
         return Losses({"lm": self.llm.loss(self.bridge.soft_prompt(batch.vision), target)})
 
-    def count(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
-        """The weight that `forward` will return, known before it: caption tokens with the end mark."""
-        return {"lm": self.llm.tokenize(batch.captions).mask.sum().float().to(batch.vision.device)}
+    def count(self, batch: Batch, step: Step) -> Mapping[str, Float[Tensor, ""]]:
+        """The weight that `forward` will return, known before it: label tokens with the end mark."""
+        return {"lm": self._target(batch, step).mask.sum().float().to(batch.vision.device)}
+
+    def _target(self, batch: Batch, step: Step) -> Target:
+        """The captions as labels; where they are split, by a draw keyed by (seed, epoch, index)."""
+        if not self.llm.splits_captions:
+            return self.llm.tokenize(batch.captions)
+        draws = uniform(step.seed, step.epoch, _SPLIT, batch.index).tolist()
+        return self.llm.tokenize(batch.captions, draws)

@@ -36,8 +36,8 @@ class Stage(Protocol):
     def __call__(self, batch: Batch, step: Step) -> Losses:
         """The terms of a batch, before division."""
 
-    def count(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The weights of a batch's terms."""
+    def count(self, batch: Batch, step: Step) -> Mapping[str, Tensor]:
+        """The weights of a batch's terms at this step."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,12 @@ class Trainer:
 
     def step(self, batches: list[Batch], number: int) -> Tensor:
         """One optimizer step on its micro-batches; returns the gradient's norm before clipping."""
-        weights = self._weights(batches)
+        keys = self._keys(number)
+        weights = self._weights(batches, keys)
         for position, batch in enumerate(batches):
             torch.manual_seed(int(hash64(self.plan.seed, _DROPOUT, number, position, distributed.rank())))
             with self._only_last_reduces(position, len(batches)):
-                losses = self.stage(batch, self._keys(number))
+                losses = self.stage(batch, keys)
                 total = sum(mean_over(term.sum, weights[name]) for name, term in losses)
                 self.accelerator.backward(total * distributed.world_size())
             self.meters.add({name: term.sum for name, term in losses}, {n: t.weight for n, t in losses})
@@ -123,11 +124,11 @@ class Trainer:
         self.schedule.step()
         return norm
 
-    def _weights(self, batches: list[Batch]) -> dict[str, Tensor]:
+    def _weights(self, batches: list[Batch], keys: Step) -> dict[str, Tensor]:
         """What each term is divided by: the weight over all micro-batches and, unless told otherwise, all ranks."""
         counted: dict[str, Tensor] = {}
         for batch in batches:
-            for name, weight in self.bare.count(batch).items():
+            for name, weight in self.bare.count(batch, keys).items():
                 counted[name] = counted.get(name, 0) + weight
         if self.plan.per_rank_mean:
             return {name: weight * distributed.world_size() for name, weight in counted.items()}
