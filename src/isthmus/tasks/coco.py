@@ -1,17 +1,15 @@
 """BLEU, CIDEr and METEOR as COCO computes them, by pycocoevalcap, behind the extra `eval`.
 
-Its scorers are used as they are, on captions from its Penn Treebank tokenizer; isthmus starts that tokenizer itself,
-since pycocoevalcap's own call writes into the installed package and believes that one line is one caption: a line
-separator within a caption would shift every later picture onto another's references. SPICE is left out: it downloads
-its own models when it runs.
+Its scorers of BLEU and CIDEr are used as they are, its Penn Treebank tokenizer and METEOR by their programs, which
+isthmus starts itself: pycocoevalcap's own calls write into the installed package, leave processes behind, and believe
+that one line is one caption, so that a line separator within a caption shifts every later picture onto another's
+references. SPICE is left out: it downloads its own models when it runs.
 """
 
-import os
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -129,28 +127,48 @@ def _scorer(
 
 
 def _meteor(true: dict[str, list[str]], found: dict[str, list[str]], java: Path) -> float:
-    from pycocoevalcap.meteor.meteor import Meteor
+    """The score of all pictures together; METEOR is asked line by line, as pycocoevalcap asks it."""
+    from pycocoevalcap.meteor import meteor
 
-    with _first_on_path(java.parent):
-        scorer = Meteor()
+    jar = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
+    command = [str(java), "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    pipe = subprocess.PIPE
     try:
-        return float(scorer.compute_score(true, found)[0])
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+            try:
+                statistics = [
+                    _ask(process, " ||| ".join(["SCORE", *map(_no_bars, [*true[name], *found[name]])]))
+                    for name in found
+                ]
+                _ask(process, " ||| ".join(["EVAL", *statistics]))  # the first picture's own score
+                return float([_answer(process) for _ in found][-1])
+            finally:
+                process.kill()
     except (OSError, ValueError) as problem:  # Java ended, or answered with no number
-        raise MetricError(f"{java} could not run METEOR ({problem}); leave it out, or free some memory") from problem
+        raise MetricError(
+            f"{java} could not run METEOR; leave it out, or free some memory (it takes 2 GB)"
+        ) from problem
 
 
-@contextmanager
-def _first_on_path(folder: Path) -> Iterator[None]:
-    """Let the command `java`, as pycocoevalcap calls it, be the one in a folder."""
-    before = os.environ.get("PATH")
-    os.environ["PATH"] = f"{folder}{os.pathsep}{before or os.defpath}"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PATH"]
-        else:
-            os.environ["PATH"] = before
+def _no_bars(line: str) -> str:
+    """A line without `|||`, which parts METEOR's fields."""
+    return " ".join(line.replace("|||", " ").split())
+
+
+def _ask(process: subprocess.Popen[bytes], line: str) -> str:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n".encode(errors="replace"))
+    process.stdin.flush()
+    return _answer(process)
+
+
+def _answer(process: subprocess.Popen[bytes]) -> str:
+    """One line; raises ValueError where METEOR has ended."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise ValueError("no answer")
+    return line.decode().strip()
 
 
 def _reason(problem: OSError | subprocess.CalledProcessError) -> str:
