@@ -1,7 +1,7 @@
 """A finished run's folder → its bridge with its towers, ready to be scored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from isthmus.build.evaluation import Evaluation, Order
 from isthmus.build.towers import build_llm
 from isthmus.build.workshop import Workshop, check_tower, make_tower, open_workshop
 from isthmus.checkpoints.native import read_bridge, update_provenance
+from isthmus.config.data import SourceConfig
 from isthmus.config.run import RunConfig, check, put
 from isthmus.errors import AbsentPartError, ConfigError
 from isthmus.features.extract import Progress
@@ -50,6 +51,16 @@ class LoadedRun:
         figures = self.evaluation.score(self.stage, choose_on=self.held_out(), metrics=metrics)
         update_provenance(self.folder, {"ranking": figures["ranking"]})
         return figures
+
+    def on(self, source: SourceConfig, *, progress: Progress) -> "LoadedRun":
+        """Give the same bridge and towers, as they are loaded, to be scored on another held-out source."""
+        config = self.config.model_copy(update={"data": self.config.data.model_copy(update={"evaluation": source})})
+        rows, before = open_held_out(config), self.evaluation
+        assert rows is not None
+        looks = open_looks(config, before.looks.encoder, [rows], before.compute, progress=progress)
+        rows = looks.usable(rows, training=False)
+        evaluation = replace(before, source=rows, looks=looks, look=looks(rows, seed=None))
+        return replace(self, evaluation=evaluation, config=config)
 
     def held_out(self) -> str:
         """A name of the held-out source: what its config says, where that is no default."""

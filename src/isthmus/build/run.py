@@ -27,6 +27,7 @@ from isthmus.config.run import RunConfig
 from isthmus.errors import ConfigError, UserError
 from isthmus.features.extract import Progress
 from isthmus.features.files import write_atomically
+from isthmus.fingerprint import module_fingerprint
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.attention import TABLE_VERSION
@@ -67,11 +68,13 @@ class Training:
             reporter.say(f"{self.built.report[0]} (all of them in {output / RECORD})")
             reporter.say(f"computing in {self.provenance['precision']} on {self.provenance['device']}")
             figures = self.trainer.run(self.batches, Hooks(self.evaluate, self.save, log, reporter))
+        hashes = {n: {"before": t.state, "after": module_fingerprint(t.module)} for n, t in self.towers.items()}
         record = {
             **self.provenance,
             "figures": figures,
             "seconds": round(time.monotonic() - begun, 1),
-            "towers_unchanged": {name: tower.unchanged() for name, tower in self.towers.items()},
+            "tower_hashes": hashes,
+            "towers_unchanged": {name: both["before"] == both["after"] for name, both in hashes.items()},
             "start": self.built.report,
         }
         if distributed.rank() == 0:
