@@ -205,6 +205,12 @@ def test_pictures_pass_the_encoders_centre_view(both, pictures):
     torch.testing.assert_close(both.encode(pictures[0]).patches, expected)
 
 
+def test_what_comes_back_can_be_changed(both, pictures):
+    matches = both.match(pictures, TEXTS)
+    for answer in (matches.itc, matches.itm, matches.score, both.embed(images=pictures), both.embed(texts=TEXTS)):
+        answer += 1
+
+
 def test_no_gradient_and_nothing_learns(both, pictures):
     assert not both.embed(images=pictures[0]).requires_grad
     for loaded in both._pretrained.bridges.values():

@@ -40,7 +40,7 @@ def is_one(images: Any) -> bool:
     return images.single if isinstance(images, Encoded) else isinstance(images, str | Path | Image.Image)
 
 
-def as_pictures(images: Images) -> Iterator[Image.Image]:
+def as_pictures(images: Any) -> Iterator[Image.Image]:
     """Give the pictures one by one, upright RGB; raises `DataError` naming the first that is none."""
     if is_one(images):
         yield as_picture(images, "the picture")

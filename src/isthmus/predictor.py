@@ -142,9 +142,10 @@ class Predictor:
             words = text_features(bridge, tokens, batch_size=batch_size)
         for part in self._batches(images, batch_size):
             with self._computing():
-                cosines.append(image_to_text(part.features(bridge), words).cpu())
+                features = part.features(bridge)
                 if itm:
                     logits.append(part.pair_logits(bridge, tokens, batch_size=batch_size).cpu())
+            cosines.append(image_to_text(features, words).cpu())  # not under autocast: cosines are fp32
         temperature = float(bridge.need_heads().temperature)
         itc = torch.cat(cosines)
         if not itm:
@@ -163,16 +164,17 @@ class Predictor:
         """
         loaded = self._need(1, "embed")
         if images is not None and texts is None:
-            features = []
+            parts = []
             for part in self._batches(images, batch_size):
                 with self._computing():
-                    features.append(part.features(loaded.bridge).cpu())
-            return torch.cat(features)
+                    parts.append(part.features(loaded.bridge).cpu())
+            return torch.cat(parts)
         if texts is None or images is not None:
             raise ConfigError("embed takes either images=... or texts=...; call it once for each")
         tokens = self._tokens(loaded, texts)
         with self._computing():
-            return text_features(loaded.bridge, tokens, batch_size=batch_size).cpu()
+            features = text_features(loaded.bridge, tokens, batch_size=batch_size)
+        return features.cpu().clone()  # outside of inference mode, so that it can be changed
 
     def save_pretrained(self, folder: str | Path, *, licence: str | None = None) -> None:
         """Write the bridge with its tokenizer and a model card; of both stages, into `stage1` and `stage2` below.

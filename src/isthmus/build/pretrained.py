@@ -31,13 +31,12 @@ TowerConfig = TypeVar("TowerConfig", EncoderConfig, LanguageConfig)
 
 STAGES = {1: "stage1", 2: "stage2"}
 
+# no fp16: what fp32 weights round to there does not tell which weights they were, and fingerprints are of bf16
 _DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
     "bfloat16": torch.bfloat16,
     "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
 }
 _log = logging.getLogger(__name__)
 
@@ -154,7 +153,7 @@ def _compute(wishes: Wishes, provenances: Sequence[Mapping[str, Any]]) -> Comput
     if wishes.dtype != "auto":
         dtype = wishes.dtype if isinstance(wishes.dtype, torch.dtype) else _DTYPES.get(wishes.dtype)
         if dtype is None or dtype not in _DTYPES.values():
-            raise ConfigError(f"`dtype` is {wishes.dtype!r}; use auto, float32, bfloat16 or float16")
+            raise ConfigError(f"`dtype` is {wishes.dtype!r}; use auto, float32 or bfloat16")
         return replace(compute, dtype=dtype)
     trained = {provenance["precision"] for provenance in provenances}
     native = trained == {"bfloat16"} and native_bf16(compute.device)
@@ -171,7 +170,7 @@ def _tower_config(kind: type[TowerConfig], found: tuple[Path, BridgeFile], name:
     if moved is not None:
         resolve(moved)
         recorded = {**recorded, "weights": moved}
-    address = str(recorded["weights"])
+    address = str(recorded.get("weights"))
     try:
         config = kind.model_validate(recorded)
         if address.startswith(("folder:", "file:")):
