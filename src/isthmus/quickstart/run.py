@@ -13,11 +13,10 @@ from typing import Any
 
 from isthmus.build.bridge import BRIDGE
 from isthmus.build.data import open_looks, open_source
+from isthmus.build.going_on import weights_sum
 from isthmus.build.run import RECORD, build_training
 from isthmus.build.workshop import Workshop, open_workshop
-from isthmus.checkpoints.native import MARKER
 from isthmus.config.run import RunConfig, check, put, read_yaml
-from isthmus.fingerprint import file_sha256
 from isthmus.quickstart.artists import ARTISTS
 from isthmus.quickstart.draw import SIZE
 from isthmus.quickstart.phases import PHASES, Phases, phase_key
@@ -138,12 +137,13 @@ class Quickstart:
     def _stage_key(self, stage: int, steps: int) -> str:
         """What a stage's bridge depends on: what was asked for, the config, and of stage 2 the bridge below it.
 
-        Not where the folder lies: a quickstart that moved is still done.
+        Not where the folder lies: a quickstart that moved is still done. And of the bridge below only its weights:
+        what is written into its folder later, such as its ranking, changes nothing in stage 2.
         """
         config = self.config(stage, steps=steps, folder=Path())
         content: dict[str, Any] = {"asked": self.order.asked, "work": self.order.work.describe()}
         if stage == 2:
-            content["stage 1"] = file_sha256(self.bridge(1) / MARKER)
+            content["stage 1"] = weights_sum(self.bridge(1))
         return phase_key(f"stage {stage}", {**content, "config": config.model_dump(mode="json")})
 
     def _record(self, stage: int) -> dict[str, Any] | None:
