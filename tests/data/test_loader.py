@@ -1,9 +1,11 @@
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from isthmus.data.broken import BrokenPictures
 from isthmus.data.collate import Row, collate
 from isthmus.data.loader import (
     EvaluationRows,
@@ -14,7 +16,7 @@ from isthmus.data.loader import (
     make_loader,
 )
 from isthmus.data.sampler import CounterSampler, Visit
-from isthmus.errors import DataError
+from isthmus.errors import DataError, StoreError
 from isthmus.fingerprint import text_identity
 from isthmus.records import Example, Text
 
@@ -152,3 +154,83 @@ def test_no_global_generator_is_touched(workers):
     before = torch.get_rng_state()
     batches(workers)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def some_broken(example, index, epoch):
+    if index in (1, 4, 8):
+        raise DataError(f"{example.image}: the picture is broken.")
+    return look(example, index, epoch)
+
+
+SPANS = (range(5), range(5, 10))
+
+
+def refilled(workers=0, start=0, broken=None, **ranks):
+    sampler = CounterSampler(len(SOURCE), 4, seed=1, **ranks)
+    rows = TrainingRows(SOURCE, some_broken, seed=1, refill=True, spans=SPANS)
+    loader = make_loader(
+        rows, sampler, steps=range(start, 7), tokenize=tokenize, workers=Workers(workers), broken=broken
+    )
+    return list(loader)
+
+
+def test_another_row_of_the_same_source_stands_in_for_a_broken_one():
+    whole, replaced = batches(), 0
+    for before, after in zip(whole, refilled(), strict=True):
+        assert len(before) == len(after) == 4
+        for old, new, row in zip(before.index.tolist(), after.index.tolist(), range(4), strict=True):
+            assert new not in (1, 4, 8) and (old < 5) == (new < 5)
+            assert (old == new) or old in (1, 4, 8)
+            assert after.captions[row] in SOURCE[new].captions
+            assert after.identity.image[row] == text_identity(SOURCE[new].image_id)
+            replaced += old != new
+    assert replaced >= 6
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_give_the_same_rows_in_place_of_broken_ones(workers):
+    assert_equal(refilled(workers), refilled())
+
+
+def test_resume_and_ranks_give_the_same_rows_in_place_of_broken_ones():
+    assert_equal(refilled(start=3), refilled()[3:])
+    left, right = (refilled(rank=rank, world_size=2) for rank in (0, 1))
+    for whole, a, b in zip(refilled(), left, right, strict=True):
+        assert whole.captions == a.captions + b.captions
+
+
+def test_the_same_row_gets_another_in_its_place_in_another_epoch():
+    rows = TrainingRows(SOURCE, some_broken, seed=1, refill=True)
+    assert len({rows[Visit(epoch, 4, 12 * epoch)].index for epoch in range(20)}) > 3
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_every_picture_met_is_counted_and_every_bad_one_reported(workers, tmp_path):
+    broken = BrokenPictures("skip", rate=0.9, output=tmp_path)
+    loaded = refilled(workers, broken=broken)
+    lines = [json.loads(line) for line in (tmp_path / "bad_images.jsonl").read_text().splitlines()]
+    assert sorted(line["path"] for line in lines) == ["1.jpg", "4.jpg", "8.jpg"]
+    assert {line["reason"] for line in lines} == {"the picture is broken."}
+    assert broken._met == sum(map(len, loaded)) + broken._bad
+
+
+def test_above_the_rate_the_run_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr("isthmus.data.broken._ENOUGH", 8)
+    with pytest.raises(
+        DataError, match=r"pictures cannot be read, more than the share of 0\.05 that data\.broken_rate"
+    ):
+        refilled(broken=BrokenPictures("skip", rate=0.05, output=tmp_path))
+
+
+def test_a_source_of_which_nothing_can_be_read_is_refused():
+    def nothing(example, index, epoch):
+        raise DataError(f"{index}.jpg: the picture is broken.")
+
+    assert isinstance(TrainingRows(SOURCE, nothing, seed=1, refill=True)[Visit(0, 3)], DataError)
+
+
+def test_a_store_that_fails_is_no_broken_picture():
+    def fails(example, index, epoch):
+        raise StoreError("the shard is missing")
+
+    assert isinstance(TrainingRows(SOURCE, fails, seed=1, refill=True)[Visit(0, 3)], StoreError)

@@ -1,11 +1,14 @@
+import errno
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from isthmus.data.broken import BrokenPictures
 from isthmus.data.hashes import picture_hashes
 from isthmus.data.loader import Workers, crop_draws
 from isthmus.errors import DataError, StoreError
@@ -213,3 +216,114 @@ def test_a_full_disk_is_named_and_leaves_no_half_shard(pictures, tmp_path, monke
     with pytest.raises(StoreError, match=r"shard-00000.* cannot be written .*No space left.*; free space and run"):
         extract(pictures, FakeEncoder(), folder=tmp_path / "store", views=Views())
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def tolerant(output, policy="skip", rate=0.9, **work):
+    return Work(broken=BrokenPictures(policy, rate=rate, output=output), **work)
+
+
+def reported(output):
+    return [json.loads(line)["path"] for line in (output / "bad_images.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_broken_pictures_are_left_out_of_the_store(pictures, tmp_path, workers):
+    pictures[1].write_bytes(b"<html>")
+    pictures[2].unlink()
+    shutil.copy(pictures[1], tmp_path / "copy.png")
+    images, told = [*pictures, tmp_path / "copy.png"], []
+    work = tolerant(tmp_path / "run", batch=2, shard_bytes=TWO_ROWS.shard_bytes, workers=Workers(workers))
+    store = extract(
+        images,
+        FakeEncoder(),
+        folder=tmp_path / "store",
+        views=Views(),
+        work=work,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    good = [pictures[0], pictures[3], pictures[4]]
+    assert len(store) == 3 and told[-1] == (3, 3)
+    for path, image in zip(good, picture_hashes(good), strict=True):
+        assert torch.equal(store.read(image), patches_of(path, FakeEncoder()))
+    assert sorted(reported(tmp_path / "run")) == sorted(map(str, (pictures[1], pictures[2], tmp_path / "copy.png")))
+    again = extract(images, FakeEncoder(), folder=tmp_path / "store", views=Views(), work=work)
+    assert again.manifest == store.manifest and len(reported(tmp_path / "run")) == 3
+
+
+def test_a_shard_of_which_nothing_can_be_read_is_not_written(pictures, tmp_path):
+    for path in pictures[:2]:
+        path.write_bytes(path.name.encode())
+    work = tolerant(tmp_path / "run", batch=2, shard_bytes=TWO_ROWS.shard_bytes)
+    store = extract(pictures, FakeEncoder(), folder=tmp_path / "store", views=Views(), work=work)
+    assert len(store) == 3 and [shard.file for shard in store.manifest.shards] == [
+        "shard-00000.safetensors",
+        "shard-00001.safetensors",
+    ]
+
+
+def test_quarantine_moves_what_the_extraction_meets(pictures, tmp_path):
+    pictures[3].write_bytes(b"<html>")
+    work = tolerant(tmp_path / "run", "quarantine")
+    extract(pictures, FakeEncoder(), folder=tmp_path / "store", views=Views(), work=work)
+    assert not pictures[3].exists() and (tmp_path / "run/quarantine/3.png").read_bytes() == b"<html>"
+
+
+def test_too_many_broken_pictures_end_the_extraction_and_what_is_there_stays(pictures, tmp_path):
+    pictures[4].write_bytes(b"<html>")
+    folder, work = tmp_path / "store", tolerant(tmp_path / "run", rate=0.1, batch=2, shard_bytes=TWO_ROWS.shard_bytes)
+    with pytest.raises(DataError, match=r"1 of 5 pictures cannot be read, more than the share of 0\.1"):
+        extract(pictures, FakeEncoder(), folder=folder, views=Views(), work=work)
+    encoder = FakeEncoder()
+    assert len(extract(pictures[:4], encoder, folder=folder, views=Views())) == 4
+    assert encoder.calls == 0, "the shards before were kept"
+
+
+@pytest.mark.parametrize("failing", ["shard-00001.safetensors", "shard-00001.json", "manifest.json"])
+def test_a_full_disk_is_one_sentence_and_what_is_there_is_kept(pictures, tmp_path, monkeypatch, failing):
+    folder = tmp_path / "store"
+
+    def full(path, write):
+        if path.name == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_atomically(path, write)
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError) as caught:
+        patch.setattr(extraction, "write_atomically", full)
+        extract(pictures, FakeEncoder(), folder=folder, views=Views(), work=TWO_ROWS)
+    named = folder / failing.replace("01.json", "01.safetensors")
+    assert str(caught.value) == (
+        f"{named}: the file cannot be written (No space left on device); free space and run again, what is "
+        "there is kept."
+    )
+    done = {"shard-00001.safetensors": 2, "shard-00001.json": 2, "manifest.json": 5}[failing]
+    encoder = FakeEncoder()
+    store = extract(pictures, encoder, folder=folder, views=Views(), work=TWO_ROWS)
+    assert encoder.seen == 5 - done
+    for path, image in zip(pictures, picture_hashes(pictures), strict=True):
+        assert torch.equal(store.read(image), patches_of(path, encoder))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture that is no file."""
+
+    content: bytes
+
+    def __str__(self):
+        return "x.parquet, row 0"
+
+    def read_bytes(self):
+        return self.content
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_that_are_no_files_are_stored_by_their_bytes(pictures, tmp_path, workers):
+    cells = [Cell(path.read_bytes()) for path in pictures]
+    work = Work(workers=Workers(workers))
+    store = extract(cells, FakeEncoder(), folder=tmp_path / "store", views=Views(count=2), work=work)
+    assert store.locate(cells) == picture_hashes(pictures)
+    encoder = FakeEncoder()
+    extract(pictures, encoder, folder=tmp_path / "store", views=Views(count=2))
+    assert encoder.calls == 0, "the same bytes in files are the same pictures"
+    with pytest.raises(DataError, match=r"^x\.parquet, row 0: this is no picture"):
+        extract([Cell(b"<html>")], FakeEncoder(), folder=tmp_path / "store", views=Views(count=2))
