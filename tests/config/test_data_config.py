@@ -1,6 +1,10 @@
 """What a run's sources may be, and what excludes what."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from isthmus.config.data import DataConfig, SourceConfig
@@ -59,3 +63,12 @@ def test_what_does_not_fit_is_named(data, match):
 def test_a_source_alone_is_checked_too():
     with pytest.raises(ValidationError, match="says nothing"):
         SourceConfig(folder="a", id_column="x")
+
+
+def test_the_snippets_in_the_documents_are_valid():
+    """The section `data` alone, in blocks marked `yaml data`; test_house.py loads the whole files."""
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    found = re.findall(r"^```yaml data\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(found) == 5
+    for block in found:
+        DataConfig.model_validate(yaml.safe_load(block)["data"])
