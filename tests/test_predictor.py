@@ -254,6 +254,10 @@ def test_wrong_prompts_and_options_are_one_sentence(both, stage1, pictures):
         both.caption(pictures, max_new_tokens=0)
     with pytest.raises(ConfigError, match="batch_size is 0"):
         both.caption(pictures, batch_size=0)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        both.embed(texts=TEXTS, batch_size=0)
+    with pytest.raises(ConfigError, match="by is 'itg'; give 'llm' or 'qformer'"):
+        Predictor.caption.__wrapped__(both, pictures, by="itg")
     with pytest.raises(TypeError, match="max_tokens"):
         both.caption(pictures, max_tokens=3)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.data.text import normalise
-from isthmus.errors import DataError
+from isthmus.errors import ConfigError, DataError
 from isthmus.models.bridge import Bridge
 from isthmus.models.ranking import match_logits
 from isthmus.qformer.qformer import ImageEncoding
@@ -98,6 +98,12 @@ class Matches:
     score: Float[Tensor, "I J"]
 
 
+def check_batch_size(size: int) -> None:
+    """Raise `ConfigError` for a batch of nothing."""
+    if size < 1:
+        raise ConfigError(f"batch_size is {size}; give 1 or more")
+
+
 def read_texts(texts: Texts, tokenizer: QFormerTokenizer) -> tuple[Text, int]:
     """Texts in their normal form as tokens, and how many were cut; raises `DataError` for one that is empty."""
     normal = [normalise(text) for text in ([texts] if isinstance(texts, str) else texts)]
@@ -111,6 +117,7 @@ def read_texts(texts: Texts, tokenizer: QFormerTokenizer) -> tuple[Text, int]:
 
 def text_features(bridge: Bridge, texts: Text, *, batch_size: int) -> Float[Tensor, "J E"]:
     """ITC's features of J texts, L2-normalised fp32, on the bridge's device."""
+    check_batch_size(batch_size)
     device, features = bridge.qformer.queries.device, []
     for rows in torch.split(torch.arange(len(texts.ids)), batch_size):
         states = bridge.qformer.encode_text(texts.select(rows).trimmed().to(device))

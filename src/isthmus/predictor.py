@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained, save_bridges
-from isthmus.encoded import Encoded, Matches, Texts, read_texts, text_features
+from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_features
 from isthmus.errors import AbsentPartError, ConfigError, DataError
 from isthmus.images import Images, as_pictures, is_one
 from isthmus.language.llm import Decoding
@@ -186,8 +186,7 @@ class Predictor:
 
     def _batches(self, images: Images, size: int) -> Iterator[Encoded]:
         """Pictures in encoded batches, one at a time: what was encoded already, or read and encoded here."""
-        if size < 1:
-            raise ConfigError(f"batch_size is {size}; give 1 or more")
+        check_batch_size(size)
         if isinstance(images, Encoded):
             yield from self._own(images).split(size)
             return

@@ -22,7 +22,8 @@ from isthmus.build.evaluation import Evaluation
 from isthmus.build.precision import Compute, choose_compute
 from isthmus.build.stages import build_stage1, build_stage2, learning_rates, start_projection, starts_projection
 from isthmus.build.workshop import Tower, Workshop, open_workshop
-from isthmus.checkpoints.native import write_bridge
+from isthmus.checkpoints.card import model_card
+from isthmus.checkpoints.native import update_provenance, write_bridge
 from isthmus.config.run import RunConfig
 from isthmus.errors import ConfigError, UserError
 from isthmus.features.extract import Progress
@@ -78,6 +79,8 @@ class Training:
             "start": self.built.report,
         }
         if distributed.rank() == 0:
+            measured = {name: value for name, value in figures.items() if name != "captions"}
+            update_provenance(output / BRIDGE, {"figures": measured})
             content = json.dumps(record, indent=2) + "\n"
             write_atomically(output / RECORD, lambda path: path.write_text(content))
         self.trainer.accelerator.wait_for_everyone()  # what comes next may read what the first process wrote
@@ -95,7 +98,8 @@ class Training:
         if distributed.rank() == 0:
             tensors = {name: tensor.detach().cpu() for name, tensor in self.stage.bridge.state_dict().items()}
             file = BridgeFile(self.stage.bridge.sizes, tensors, {**self.provenance, "step": step})
-            write_bridge(file, Path(self.config.output) / BRIDGE, save_tokenizer=self.built.tokenizer.save)
+            card, output = model_card(file.provenance), Path(self.config.output)
+            write_bridge(file, output / BRIDGE, save_tokenizer=self.built.tokenizer.save, card=card)
 
 
 def build_training(config: RunConfig, *, workshop: Workshop | None = None, progress: Progress) -> Training:

@@ -18,9 +18,9 @@ _PAPER = "[BLIP-2](https://arxiv.org/abs/2301.12597)"
 def model_card(provenance: Mapping[str, Any]) -> str:
     """Write the card of one bridge.
 
-    Reads `stage`, `towers` (address, fingerprint, `licence` where known), `config`, `precision`, `step`, and what is
-    there of `licence`, `data` (rows by source), `figures`, `ranking`, `versions`, `machine`. What is not known is
-    said to be unknown or left out.
+    Reads `stage`, `towers` (address, fingerprint, `licence` where known), `config` and `precision`, and what is there
+    of `licence`, `step`, `sources` (rows by source), `figures`, `ranking`, `prompt`, `versions`, `processes` and
+    `device`. What is not known is said to be unknown, or left out.
     """
     sections = (_front(provenance), _what(provenance), _how(provenance), _towers(provenance), _data(provenance))
     lines = [line for section in (*sections, _training(provenance), _figures(provenance)) for line in section]
@@ -78,11 +78,16 @@ def _towers(provenance: Mapping[str, Any]) -> Iterator[str]:
 def _data(provenance: Mapping[str, Any]) -> Iterator[str]:
     yield "## Data"
     yield ""
-    rows = provenance.get("data", {})
-    for name in ("train", "evaluation"):
-        source = provenance["config"]["data"].get(name)
-        count = f", {rows[name]:,} pictures" if name in rows else ""
-        yield f"- {name}: {'none' if source is None else f'`{json.dumps(source)}`'}{count}"
+    data = provenance["config"]["data"]
+    drawn = provenance.get("sources")
+    if drawn is None:
+        yield f"- training: `{json.dumps(data['train'])}`"
+    for one in drawn or []:
+        counts = f"{one['rows_drawn']:,} rows drawn, {one['different_rows']:,} of them different"
+        yield f"- training: `{one['source']}`, {one['size']:,} rows; {counts}"
+    share, evaluation = data.get("held_out"), data.get("evaluation")
+    held_out = f"{share} of the training pictures" if share else f"`{json.dumps(evaluation)}`"
+    yield f"- held out: {held_out if share or evaluation else 'none'}"
     yield ""
 
 
@@ -90,8 +95,9 @@ def _training(provenance: Mapping[str, Any]) -> Iterator[str]:
     train = provenance["config"]["train"]
     yield "## Training"
     yield ""
-    yield f"Step {provenance.get('step', 'unknown')} of {train['steps']}, batches of {train['batch_size']} x"
-    yield f"{provenance.get('processes', 1)} x {train['accumulation']} (rows x processes x accumulation), in"
+    rows = f"{train['batch_size']} x {provenance.get('processes', 1)} x {train['accumulation']}"
+    yield f"Step {provenance.get('step', 'unknown')} of {train['steps']}, batches of {rows}"
+    yield "(rows x processes x accumulation), in"
     yield f"{provenance['precision']} on {provenance.get('device', 'an unknown device')}."
     if prompt := provenance.get("prompt"):
         yield f"Prompt: `{json.dumps(prompt)}`."
@@ -122,4 +128,5 @@ def _flat(figures: Mapping[str, Any], before: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{name} ")
         elif not isinstance(value, list):
-            yield f"{before}{name}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+            yield f"{before}{name}".replace("_", " "), shown

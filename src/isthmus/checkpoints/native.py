@@ -20,6 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from isthmus.checkpoints.card import model_card
 from isthmus.errors import CheckpointError
 from isthmus.fingerprint import file_sha256
 from isthmus.records import BridgeFile, BridgeSizes
@@ -64,16 +65,21 @@ def write_bridge(
 def update_provenance(folder: Path, values: Mapping[str, Any]) -> None:
     """Put values into a model folder's provenance at their top-level keys, whole or not at all.
 
-    The weights are linked, not copied, and keep the sum that they were saved with: damage stays damage.
+    The weights are linked, not copied, and keep the sum that they were saved with: damage stays damage. A model card
+    is written anew, unless somebody changed it.
     Raises `CheckpointError` for what is no whole model folder, or cannot be written.
     """
     sums, content = _sealed_config(folder)
-    content = {**content, "provenance": {**content["provenance"], **values}}
+    card, provenance = folder / CARD, {**content["provenance"], **values}
+    ours = card.is_file() and card.read_text() == model_card(content["provenance"])
     with _replacement(folder) as scratch:
         for path in folder.iterdir():
             if path.name not in (CONFIG, MARKER):
                 shutil.copytree(path, scratch / path.name) if path.is_dir() else _link(path, scratch / path.name)
-        _write_json(scratch / CONFIG, content)
+        if ours:
+            (scratch / CARD).unlink()  # the link, not what it leads to
+            (scratch / CARD).write_text(model_card(provenance))
+        _write_json(scratch / CONFIG, {**content, "provenance": provenance})
         _write_json(scratch / MARKER, {**sums, CONFIG: file_sha256(scratch / CONFIG)})
 
 
