@@ -71,6 +71,21 @@ class RunConfig(Section):
         return wanted == (other.encoder, other.device, other.precision)
 
     @model_validator(mode="after")
+    def _keys_are_of_the_stage(self) -> "RunConfig":
+        """A key that another stage reads would do nothing here; at its default it is a config written out."""
+        foreign = {
+            1: {
+                "bridge.projection": self.bridge.projection != "random",
+                "train.lr_projection": self.train.lr_projection,
+            },
+            2: {"objectives": self.objectives != ObjectivesConfig()},
+        }
+        for key, given in foreign[self.stage].items():
+            if given:
+                raise ValueError(f"`{key}` is a key of stage {3 - self.stage}; leave it out of stage {self.stage}")
+        return self
+
+    @model_validator(mode="after")
     def _stages_are_whole(self) -> "RunConfig":
         starts = [name for name in ("bert", "scratch") if getattr(self.bridge, name) is not None]
         if self.stage == 1:

@@ -1,0 +1,103 @@
+"""Recipes: each is valid and says what it costs, the quickstart's are its own, the paper's are built on `meta`."""
+
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from isthmus.config.describe import knobs
+from isthmus.config.run import RunConfig, read_yaml
+from isthmus.config.stages import load_stages
+from isthmus.models.bridge import Bridge
+from isthmus.records import BridgeSizes
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+OWN = ROOT / "src" / "isthmus" / "quickstart"
+BERT_BASE = {"width": 768, "layers": 12, "heads": 12, "feed_forward_width": 3072, "vocabulary": 30_523}
+OPT_WIDTH = 2560
+NAMES = {
+    *("quickstart-stage1.yaml", "quickstart-stage2.yaml", "own-folder.yaml"),
+    *("blip2-stage1.yaml", "blip2-stage2.yaml", "lavis.yaml"),
+}
+
+
+def runs(name):
+    return load_stages(ROOT / "recipes" / name).runs
+
+
+def test_the_recipes_are_there():
+    assert {path.name for path in RECIPES} >= NAMES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_is_valid_and_its_header_says_how_and_how_long(path):
+    stages = load_stages(path)
+    assert [run.stage for run in stages.runs] == [1, 2] if stages.in_turn else len(stages.runs) == 1
+    header = [line for line in path.read_text().splitlines() if line.startswith("#   ")]
+    said = {line.split()[1] for line in header}
+    assert {"command", "hardware", "time", "expect"} <= said
+    command = next(line for line in header if line.split()[1] == "command")
+    assert f"isthmus train recipes/{path.name}" in command
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_quickstart_s_recipe_is_its_own(stage):
+    assert read_yaml(ROOT / "recipes" / f"quickstart-stage{stage}.yaml") == read_yaml(OWN / f"stage{stage}.yaml")
+    assert load_stages(OWN / f"stage{stage}.yaml").runs[0].stage == stage
+
+
+def test_the_paper_s_schedule_is_the_paper_s():
+    (one,), (two,) = runs("blip2-stage1.yaml"), runs("blip2-stage2.yaml")
+    assert [(run.train.steps, 16 * run.train.batch_size) for run in (one, two)] == [(250_000, 1680), (80_000, 1920)]
+    for run in (one, two):
+        assert run.train.warmup * run.train.steps == pytest.approx(2000)
+        assert (run.train.lr, run.train.beta2, run.train.weight_decay) == (1e-4, 0.98, 0.05)
+    assert two.train.lr * two.train.lr_min == pytest.approx(5e-5)
+    assert two.init.folder == one.output and one.encoder == two.encoder
+
+
+def sizes(config: RunConfig, vision_width: int, **more) -> BridgeSizes:
+    asked = {key: getattr(config.bridge, key) for key in ("queries", "cross_frequency", "patch_norm_eps")}
+    return BridgeSizes(vision_width, **BERT_BASE, **asked, **more)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_the_paper_s_encoder_runs_and_its_bridges_are_built_on_meta():
+    (one,), (two,) = runs("blip2-stage1.yaml"), runs("blip2-stage2.yaml")
+    name, layer = one.encoder.name, one.encoder.hidden_layer
+    with torch.device("meta"):
+        vit = timm.create_model(name.partition(".")[0]).eval()
+        pixels = torch.empty(2, 3, 224, 224)
+        (tokens,) = vit.forward_intermediates(
+            pixels, [layer], return_prefix_tokens=True, output_fmt="NLC", stop_early=True, intermediates_only=True
+        )
+        patches = torch.cat([tokens[1], tokens[0]], 1)
+        assert patches.shape == (2, 257, 1408) and len(vit.blocks) == 40
+        first = Bridge(sizes(one, patches.shape[2], shared_width=one.bridge.shared_width))
+        second = Bridge(sizes(two, patches.shape[2], text=False, shared_width=None, language_width=OPT_WIDTH))
+    assert (count(first), count(second)) == (186_705_470, 107_133_696)
+
+
+def test_the_original_s_switches_are_all_at_the_original_s_side():
+    one, two = runs("lavis.yaml")
+    switches = {
+        1: {"objectives.gather", "objectives.identity", "objectives.negatives", "objectives.clamp_temperature"}
+        | {"bridge.fold_token_type", "bridge.dec", "train.token_mean", "train.beta2"},
+        2: {"llm.prompt.bos", "train.token_mean", "train.beta2"},
+    }
+    for run in (one, two):
+        stage = {knob.key: knob for knob in knobs(run)}
+        told = {key for key, knob in stage.items() if re.search(r"the original|BLIP-2's own|the paper's", knob.meaning)}
+        told = {key for key in told if run.stage == 1 or key.split(".")[0] not in ("objectives", "bridge")}
+        assert told == switches[run.stage]
+        assert all(stage[key].given for key in told)
+    assert (one.objectives.gather, one.objectives.identity, one.objectives.negatives) == ("detached", "off", "hard")
+    assert (one.objectives.clamp_temperature, one.bridge.fold_token_type, one.bridge.dec) == (False, False, "random")
+    assert (two.llm.prompt.bos, two.train.token_mean, two.train.beta2) == ("after_soft_prompt", "per_rank", 0.999)
+    assert one.train.lr * one.train.lr_min == pytest.approx(1e-5)
