@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from isthmus.errors import TowerError
@@ -26,12 +25,16 @@ def with_turns(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, address: str)
     turns: Any = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
     try:
         rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except (TemplateError, ValueError, TypeError) as error:
-        raise TowerError(f"the chat template of {address} cannot be rendered ({error}): leave out chat.") from error
+    except Exception as error:  # a template is a program of its own, and may refuse what it is given in any way
+        raise TowerError(
+            f"the chat template of {address} cannot be rendered ({error}): leave out llm.prompt.chat."
+        ) from error
     opening, asked, rest = rendered.partition(_ASKED)
     reply, answered, closing = rest.partition(_ANSWERED)
     if not asked or not answered:
-        raise TowerError(f"the chat template of {address} leaves out what user and assistant say: leave out chat.")
+        raise TowerError(
+            f"the chat template of {address} leaves out what user and assistant say: leave out llm.prompt.chat."
+        )
     return replace(prompt, turns=(opening, reply, closing))
 
 
