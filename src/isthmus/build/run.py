@@ -137,7 +137,12 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
         built=built,
         towers=towers,
         evaluation=None if held_out is None else _evaluation(held_out, looks, built, compute, seed=config.seed),
-        provenance={**_provenance(config, stage, towers, compute), "given": given, "origin": built.origin, "sources": drawn_rows(train, config)},
+        provenance={
+            **_provenance(config, stage, towers, compute),
+            "given": given,
+            "origin": built.origin,
+            "sources": drawn_rows(train, config),
+        },
         workshop=workshop,
     )
 
