@@ -1,6 +1,5 @@
 """The commands and their help; torch is imported only when one runs."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -34,13 +33,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: loading rich takes longer than all the rest
 )
-app.add_typer(config_commands.app, name="config")
+app.add_typer(config_commands.app, name="config", short_help="What a recipe can say, and what one says.")
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"isthmus {version('isthmus')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

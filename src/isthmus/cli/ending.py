@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -59,8 +60,10 @@ def _explain(problem: BaseException) -> NoReturn:
     if isinstance(problem, _Terminated):
         _end("isthmus: terminated; what was saved before is kept", TERMINATED)
     if hasattr(problem, "format_message"):
-        _end(f"isthmus: {problem.format_message()} Try --help.", WRONG_INPUT)
-    if _output_closed(problem):
+        _end(f"isthmus: {problem.format_message().rstrip('.')}. Try --help.", WRONG_INPUT)
+    if isinstance(problem, SystemExit) and isinstance(problem.__context__, BrokenPipeError):
+        problem = problem.__context__  # typer and rich make one of the other
+    if isinstance(problem, BrokenPipeError) and _output_closed():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, without a complaint
         sys.exit(CLOSED)
     raise problem
@@ -84,13 +87,12 @@ def _termination_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _output_closed(problem: BaseException) -> bool:
-    """True where writing to stdout failed since its reader has gone; typer and rich make a SystemExit of it."""
-    if not isinstance(problem, BrokenPipeError) and not isinstance(problem.__context__, BrokenPipeError):
-        return False
+def _output_closed() -> bool:
+    """True where the reader of stdout has gone; rich has put the null device in its place by then."""
     output = select.poll()
     output.register(1, 0)
-    return any(event & select.POLLERR for _, event in output.poll(0))
+    gone = any(event & select.POLLERR for _, event in output.poll(0))
+    return gone or os.fstat(1).st_rdev == Path(os.devnull).stat().st_rdev
 
 
 def _end(line: str, code: int) -> NoReturn:
