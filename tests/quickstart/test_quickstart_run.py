@@ -4,11 +4,10 @@ import pytest
 
 from isthmus.build.run import RECORD
 from isthmus.build.workshop import Workshop
-from isthmus.checkpoints.native import MARKER
+from isthmus.checkpoints.native import CONFIG, MARKER, WEIGHTS
 from isthmus.quickstart.phases import Phases
 from isthmus.quickstart.plan import StepPlan, Work
 from isthmus.quickstart.run import Order, Quickstart, keep_earlier, pictures_key
-from isthmus.quickstart.score import _bridges, finished_report
 
 WORK = Work(None, (3, 2))
 
@@ -20,7 +19,7 @@ def order(folder, work=WORK, **changes):
 def finish(quick, stage):
     """What a finished stage leaves behind, as far as the next start looks."""
     quick.bridge(stage).mkdir(parents=True)
-    (quick.bridge(stage) / MARKER).write_text("hashes")
+    (quick.bridge(stage) / MARKER).write_text(json.dumps({WEIGHTS: "hash", CONFIG: "hash"}))
     (quick.bridge(stage).parent / RECORD).write_text(json.dumps({"seconds": 1.0}))
 
 
@@ -48,7 +47,9 @@ def test_a_stage_is_known_by_what_was_asked_for_and_the_bridge_below_it_but_not_
     assert quick._stage_key(1, 3) != Quickstart(order(tmp_path, seed=1), print)._stage_key(1, 3)
     finish(quick, 1)
     before = quick._stage_key(2, 2)
-    (quick.bridge(1) / MARKER).write_text("hashes of another bridge")
+    (quick.bridge(1) / MARKER).write_text(json.dumps({WEIGHTS: "hash", CONFIG: "hash of another ranking"}))
+    assert quick._stage_key(2, 2) == before
+    (quick.bridge(1) / MARKER).write_text(json.dumps({WEIGHTS: "hash of another bridge", CONFIG: "hash"}))
     assert quick._stage_key(2, 2) != before
 
 
@@ -106,19 +107,3 @@ def test_drawings_and_features_are_shared_but_drawings_made_otherwise_are_kept_a
     kept = keep_earlier(order(tmp_path, seed=1))
     assert (kept / "pictures").is_dir() and not (tmp_path / "pictures").exists()
     assert Phases(tmp_path).seconds == {}
-
-
-def test_a_report_is_reused_for_exactly_its_bridges(tmp_path):
-    quick = Quickstart(order(tmp_path), print)
-    for stage in (1, 2):
-        quick.bridge(stage).mkdir(parents=True)
-        (quick.bridge(stage) / "complete").write_text(f"hashes of {stage}")
-    assert finished_report(quick) is None
-    (tmp_path / "report.json").write_text(json.dumps({"bridges": _bridges(quick), "seed": 0}))
-    assert finished_report(quick) is None, "the picture is missing"
-    (tmp_path / "retrieval.png").touch()
-    assert finished_report(quick)["seed"] == 0
-    (quick.bridge(2) / "complete").write_text("hashes of another bridge")
-    assert finished_report(quick) is None
-    (tmp_path / "report.json").write_text("{")
-    assert finished_report(quick) is None

@@ -1,12 +1,13 @@
-"""`isthmus quickstart`: the guided first run and its tables."""
+"""`isthmus quickstart`: the guided first run, its tables and its page."""
 
 from pathlib import Path
 from typing import Any
 
 from isthmus.cli.show import console, quiet_libraries, retrieval_table, show_captions, stage2_table
+from isthmus.quickstart.page import write_page
 from isthmus.quickstart.plan import parse_work
 from isthmus.quickstart.run import Order, Quickstart
-from isthmus.quickstart.score import REPORT, SHEET, finished_report, score
+from isthmus.quickstart.score import REPORT, finished_report, score
 from isthmus.train.tracking import Reporter
 
 _EXAMPLES = 10
@@ -19,8 +20,10 @@ def run_quickstart(budget: str, steps: str | None, output: Path, *, seed: int, d
     run = Quickstart(order, lambda line: console.print(line, markup=False))
     with _PictureProgress() as progress:
         workshop = run.run(progress)
-    show_report(finished_report(run) or score(run, workshop))
-    console.print(f"written: {output / REPORT} and {output / SHEET}", markup=False)
+    report = finished_report(run) or score(run, workshop)
+    show_report(report)
+    page = write_page(report, output)
+    console.print(f"written: {output / REPORT}, and {page} to look at in a browser", markup=False)
 
 
 def show_report(report: dict[str, Any]) -> None:

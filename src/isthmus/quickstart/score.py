@@ -1,104 +1,141 @@
-"""Scores of a quickstart on pictures it never trained on, its report and its picture of retrieval rows."""
+"""Scores of a quickstart on pictures it never trained on: `report.json`, of which the page is made."""
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from isthmus.build.evaluation import Order
+from isthmus.build.going_on import weights_sum
 from isthmus.build.load import LoadedRun, load_run
 from isthmus.build.workshop import Workshop
-from isthmus.checkpoints.native import MARKER
+from isthmus.checkpoints.native import update_provenance
+from isthmus.config.data import SourceConfig
 from isthmus.features.files import write_atomically
-from isthmus.fingerprint import file_sha256
-from isthmus.quickstart.artists import ARTISTS, credits_line
-from isthmus.quickstart.plan import gemm_rate
+from isthmus.quickstart.artists import ARTISTS
+from isthmus.quickstart.facts import frozen_parameters, trained_parameters, what_was_done
+from isthmus.quickstart.phases import phase_key
 from isthmus.quickstart.run import Quickstart
-from isthmus.quickstart.sheet import SheetRow, retrieval_sheet
-from isthmus.randomness import permutation
-from isthmus.tasks.retrieval import Embedded
+from isthmus.quickstart.shown import captions_of, found_and_looked
 from isthmus.train.tracking import StoreProgress
 
-REPORT, SHEET = "report.json", "retrieval.png"
-_SHEET_ROWS, _NEAREST = 8, 5
+REPORT = "report.json"
+_RANKING = Path(__file__).parent / "ranking.json"
+
+
+@dataclass
+class Clock:
+    """Seconds spent in named parts of scoring."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def run(self, name: str) -> Iterator[None]:
+        """Time a part."""
+        begun = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - begun, 1)
 
 
 def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
-    """Score both bridges on every held-out set, write `report.json` and `retrieval.png`, return the report."""
-    folder = run.order.folder
-    begun = time.monotonic()
-    retrieved: dict[str, Any] = {}
-    for name, metadata in run.order.held_out.items():
-        loaded = _load(run, 1, metadata, workshop)
-        retrieved[name] = loaded.evaluate()
-        if len(retrieved) == 1:
-            embedded = loaded.evaluation.embed(loaded.stage.bridge)
-            _draw_sheet(embedded, folder / "pictures", metadata, folder / SHEET)
-    spoken = {name: _load(run, 2, metadata, workshop).evaluate() for name, metadata in run.order.held_out.items()}
+    """Score both bridges on every held-out set, each loaded once; write `report.json` and return it."""
+    clock = Clock()
+    with run.phases.run("scores", scores_key(run)):
+        one, two = _score_stage1(run, workshop, clock), _score_stage2(run, workshop, clock)
     report = {
-        "work": run.order.work.describe(),
-        "bridges": _bridges(run),
-        "seed": run.order.seed,
-        "trained_on": run.order.training_rows,
-        "steps": {f"stage {s}": r["config"]["train"]["steps"] for s, r in run.records.items()},
-        "seconds": {**run.phases.seconds, "scores": round(time.monotonic() - begun, 1)},
-        "seconds_per_step": {f"stage {s}": _step_seconds(folder / f"stage{s}" / "log.jsonl") for s in run.records},
-        "precision": workshop.compute.dtype_name,
-        "gemm_gflops": round(gemm_rate(workshop.compute)),
-        "peak_memory_gib": run.phases.peak_gib,
-        "versions": run.records[1]["versions"],
-        "towers": run.records[2]["towers"],
-        "towers_unchanged": {f"stage {s}": r["towers_unchanged"] for s, r in run.records.items()},
-        "retrieval": retrieved,
-        "language": spoken,
+        "bridges": bridge_sums(run),
+        **what_was_done(run, workshop),
+        "seconds_of_scores": clock.seconds,
+        "retrieval": one["figures"],
+        "language": two["figures"],
+        "parameters": {"frozen": two["frozen"], "stage 1": one["trained"], "stage 2": two["trained"]},
+        "shown": {**one["shown"], "captions": {"language model": two["captions"], "Q-Former": one["captions"]}},
         "artwork": [artist.credit for artist in ARTISTS],
     }
-    content = json.dumps(report, indent=2) + "\n"
-    write_atomically(folder / REPORT, lambda path: path.write_text(content))
+    content = json.dumps(report, indent=1) + "\n"
+    write_atomically(run.order.folder / REPORT, lambda path: path.write_text(content))
     return report
 
 
 def finished_report(run: Quickstart) -> dict[str, Any] | None:
-    """The report of exactly these two bridges, if it is there; else None."""
-    folder = run.order.folder
+    """The report of exactly these two bridges, scored as they would be now, if it is there; else None."""
+    if not run.phases.done("scores", scores_key(run)):
+        return None
     try:
-        report: dict[str, Any] = json.loads((folder / REPORT).read_text())
+        report: dict[str, Any] = json.loads((run.order.folder / REPORT).read_text())
     except (OSError, ValueError):
         return None
-    return report if report.get("bridges") == _bridges(run) and (folder / SHEET).is_file() else None
+    return report if report["bridges"] == bridge_sums(run) else None
 
 
-def _bridges(run: Quickstart) -> dict[str, str]:
-    """What tells one bridge from another: the hash of its marker, which holds the hashes of its files."""
-    return {f"stage {stage}": file_sha256(run.bridge(stage) / MARKER) for stage in (1, 2)}
+def scores_key(run: Quickstart) -> str:
+    """What scores depend on: the bridges, the held-out sets and the re-ranking."""
+    content = {"bridges": bridge_sums(run), "sets": run.order.held_out, "ranking": load_ranking()}
+    return phase_key("scores", content)
 
 
-def _load(run: Quickstart, stage: int, metadata: str, workshop: Workshop) -> LoadedRun:
-    """Load a stage's saved bridge, to be scored on one metadata file's pictures."""
-    evaluation = {"folder": str(run.order.folder / "pictures"), "metadata": metadata}
+def bridge_sums(run: Quickstart) -> dict[str, str | None]:
+    """What tells one bridge from another: the sha256 of its weights."""
+    return {f"stage {stage}": weights_sum(run.bridge(stage)) for stage in (1, 2)}
+
+
+def load_ranking() -> dict[str, Any]:
+    """The re-ranking of the quickstart: its weight was chosen on the development artist, in a run without it."""
+    ranking: dict[str, Any] = json.loads(_RANKING.read_text())
+    return ranking
+
+
+def _score_stage1(run: Quickstart, workshop: Workshop, clock: Clock) -> dict[str, Any]:
+    """Retrieval and the Q-Former's own captions on every set, and what the page shows of the first."""
+    result: dict[str, Any] = {"figures": {}}
+    for name, loaded, figures in _on_every_set(run, 1, workshop, clock):
+        if not result["figures"]:
+            with clock.run("what the page shows"):
+                result["shown"] = {"set": name, **found_and_looked(loaded)}
+                result["captions"] = captions_of(loaded, figures)
+            result["trained"] = trained_parameters(loaded.stage)
+        result["figures"][name] = figures
+    return result
+
+
+def _score_stage2(run: Quickstart, workshop: Workshop, clock: Clock) -> dict[str, Any]:
+    """Loss with right and shuffled pictures and the language model's captions on every set."""
+    result: dict[str, Any] = {"figures": {}}
+    for name, loaded, figures in _on_every_set(run, 2, workshop, clock):
+        if not result["figures"]:
+            result["captions"] = captions_of(loaded, figures)
+            result["trained"] = trained_parameters(loaded.stage)
+            result["frozen"] = frozen_parameters(loaded.stage, workshop)
+        result["figures"][name] = figures
+    return result
+
+
+def _on_every_set(
+    run: Quickstart, stage: int, workshop: Workshop, clock: Clock
+) -> Iterator[tuple[str, LoadedRun, dict[str, Any]]]:
+    """A stage's bridge with its towers, loaded once, and its figures on one held-out set after the other."""
+    sets = list(run.order.held_out.items())
     with StoreProgress() as progress:
-        return load_run(run.bridge(stage), {"data.evaluation": evaluation}, workshop=workshop, progress=progress)
+        with clock.run(f"loading stage {stage}"):
+            evaluation = {"folder": str(run.order.folder / "pictures"), "metadata": sets[0][1]}
+            loaded = load_run(run.bridge(stage), {"data.evaluation": evaluation}, workshop=workshop, progress=progress)
+            if stage == 1:
+                loaded = _with_ranking(loaded)
+        for number, (name, metadata) in enumerate(sets):
+            with clock.run(f"stage {stage}, {name}"):
+                if number:
+                    loaded = loaded.on(SourceConfig(folder=evaluation["folder"], metadata=metadata), progress=progress)
+                figures = loaded.evaluate()
+            yield name, loaded, figures
 
 
-def _draw_sheet(embedded: Embedded, pictures: Path, metadata: str, path: Path) -> None:
-    """Rows of a name and its five nearest drawings; the names are the first of a keyed order, never picked by hand."""
-    files = [json.loads(line)["file_name"] for line in (pictures / metadata).read_text().splitlines()]
-    similarity, same = embedded.similarity().T, embedded.same().T
-    rows = []
-    for index in permutation(len(files), 0)[:_SHEET_ROWS].tolist():
-        nearest = similarity[index].topk(min(_NEAREST, len(files))).indices.tolist()
-        right = [bool(same[index, candidate]) for candidate in nearest]
-        rows.append(SheetRow(embedded.captions[index], [pictures / files[n] for n in nearest], right))
-    artists = {file.partition("/")[0] for file in files}
-    title = f"A name and its nearest drawings among {len(files)} ({', '.join(sorted(artists))})"
-    retrieval_sheet(rows, path, title=title, footer=credits_line(artists))
-
-
-def _step_seconds(log: Path) -> float:
-    """The median step of the log's last run, in seconds."""
-    lines = log.read_text().splitlines()
-    records = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may end in half a line
-    last = max(number for number, record in enumerate(records) if "start" in record)
-    seconds = [record["seconds_per_step"] for record in records[last:] if "seconds_per_step" in record]
-    middle: float = median(seconds)
-    return round(middle, 3)
+def _with_ranking(loaded: LoadedRun) -> LoadedRun:
+    """Score with the quickstart's re-ranking, and keep it in the folder, so that whoever loads it ranks alike."""
+    ranking = load_ranking()
+    if loaded.provenance.get("ranking") != ranking:
+        update_provenance(loaded.folder, {"ranking": ranking})
+    order = Order.of({"ranking": ranking})
+    return replace(loaded, evaluation=replace(loaded.evaluation, order=order))
