@@ -43,17 +43,22 @@ def test_the_same_id_falls_on_one_side_and_joins_its_pictures(pictures):
     assert len(held_out) > 20
 
 
-def test_neither_names_nor_places_nor_other_pictures_move_a_picture(pictures, tmp_path):
-    before = content(split(pictures)[1])
+def test_neither_places_nor_other_pictures_nor_a_changed_file_move_a_picture(pictures, tmp_path):
+    alone = [example for number, example in enumerate(pictures) if number % 10]
+    before = {example.image_id for example in split(alone)[1]}
     moved = tmp_path / "moved"
     moved.mkdir()
-    again = []
-    for number, example in enumerate(reversed(pictures)):
-        path = moved / f"other name {number}.png"
-        shutil.copy(example.image, path)
-        again.append(Example(path, path.name, example.captions))
-    assert content(split(again, name="y")[1]) == before
-    assert content(split(pictures[:200])[1]) == before & content(pictures[:200])
+    again = [Example(shutil.copy(e.image, moved / e.image_id), e.image_id, e.captions) for e in reversed(alone)]
+    again[3].image.write_bytes(b"")
+    again[4].image.unlink()
+    assert {example.image_id for example in split(again, name="y")[1]} == before
+    assert {example.image_id for example in split(alone[:200])[1]} == before & {e.image_id for e in alone[:200]}
+
+
+def test_empty_files_are_not_the_same_picture(pictures):
+    for example in pictures:
+        example.image.write_bytes(b"")
+    assert 70 < len(split(pictures)[1]) < 130
 
 
 def test_the_same_bytes_in_two_sources_fall_on_one_side(pictures, tmp_path):

@@ -194,6 +194,7 @@ def open_looks(
         return Looks(features, encoder, None, broken, workers)
     folder = Path(features.folder).expanduser()
     views = store_views(features, compute)
+    distributed.wait()  # until all have read their sources: the first may move broken pictures away
     if distributed.rank() == 0:
         images = [image for source in sources for image in pictures(source)]
         work = Work(batch=features.batch_size, workers=workers, broken=broken)

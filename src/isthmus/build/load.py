@@ -80,6 +80,9 @@ def load_run(
     """
     file = read_bridge(bridge_folder(folder))
     recorded = {**file.provenance["config"], "precision": _PRECISIONS[file.provenance["precision"]]}
+    recorded["output"] = str(bridge_folder(folder).parent)  # the run may have moved
+    if any(key.startswith("data.evaluation") for key in values):
+        recorded = put(recorded, {"data.held_out": None})
     config = check(put(recorded, values), str(folder))
     source = open_held_out(config)
     if source is None:

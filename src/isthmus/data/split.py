@@ -1,6 +1,7 @@
 """Training and held-out pictures by what they show, never by row."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Sequence
 
 import torch
 
@@ -11,20 +12,21 @@ from isthmus.fingerprint import text_identity
 from isthmus.randomness import uniform
 
 _HELD_OUT = text_identity("held-out pictures")
+_NOTHING = hashlib.sha256(b"").hexdigest()
 
 
 def split_by_picture(source: Mixture, share: float) -> tuple[Mixture, Mixture]:
     """Split a source into what is trained on and what is held out, about `share` of the pictures.
 
     Rows with the same `image_id` or with the same bytes, wherever they stand, fall on one side. Which side is a draw
-    keyed by the pictures' bytes alone: it does not change with the run's seed, with names and places of files, or
-    when pictures are added. Every picture is read once.
+    keyed by the `image_id` alone (the smallest of those that share bytes): neither the run's seed, nor where the files
+    lie, nor pictures of other ids change it. Every picture is read once.
 
     Raises DataError when one side would be empty.
     """
     hashes = known_hashes(source[index].image for index in range(len(source)))
-    ids = [source[index].image_id for index in range(len(source))]
-    keys = _same_pictures(list(zip(ids, hashes, strict=True)))
+    ids = [part.source[index].image_id for part in source.parts for index in range(len(part.source))]
+    keys = _joined(ids, hashes)
     out = (uniform(_HELD_OUT, torch.tensor([text_identity(key) for key in keys])) < share).tolist()
     if all(out) or not any(out):
         side = "all" if all(out) else "none"
@@ -35,8 +37,8 @@ def split_by_picture(source: Mixture, share: float) -> tuple[Mixture, Mixture]:
     return source.keep([not held for held in out]), source.keep(out)
 
 
-def _same_pictures(rows: Iterable[tuple[str, str | None]]) -> list[str]:
-    """For each row, the smallest hash (an id where there is none) among all rows that ids and hashes join to it."""
+def _joined(ids: Sequence[str], hashes: Sequence[str | None]) -> list[str]:
+    """For each row, the smallest id among all rows that ids and bytes join to it; no bytes join nothing."""
     leader: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -46,8 +48,9 @@ def _same_pictures(rows: Iterable[tuple[str, str | None]]) -> list[str]:
             name = leader[name]
         return name
 
-    names = [f"bytes {image}" if image else f"id {thing}" for thing, image in rows]
-    for (thing, _), name in zip(rows, names, strict=True):
-        first, second = sorted((find(f"id {thing}"), find(name)))
-        leader[second] = first  # "bytes …" comes before "id …", so that hashes lead
-    return [find(name) for name in names]
+    first: dict[str, str] = {}
+    for thing, image in zip(ids, hashes, strict=True):
+        if image is not None and image != _NOTHING:
+            smaller, larger = sorted((find(thing), find(first.setdefault(image, thing))))
+            leader[larger] = smaller
+    return [find(thing) for thing in ids]
