@@ -1,10 +1,12 @@
 """Load in one line, ask in another: what every method answers, alone and in batches, and what is refused."""
 
 import logging
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,3 +289,16 @@ def test_texts_are_normalised_and_a_long_one_is_cut_with_one_warning(place, pict
         predictor.match(pictures[0], long)
     assert said(caplog) == ["1 texts were cut to the 32 tokens that the bridge reads"]
     torch.testing.assert_close(first[0], predictor.embed(texts="a red cat " * 10)[0])
+
+
+def test_the_documents_snippets_run(place, pictures, tmp_path, monkeypatch):
+    document = Path(__file__).parent.parent / "docs" / "use.md"
+    snippets = re.findall(r"^```python\n(.*?)^```$", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(snippets) >= 7
+    monkeypatch.chdir(tmp_path)
+    names = {"folder": str(place), "picture": str(pictures[0]), "pictures": [str(path) for path in pictures]}
+    for snippet in snippets:
+        exec(snippet, names)
+    torch.testing.assert_close(names["cosine"], names["precise"].match(pictures, ["a red cat", "the sun"]).itc, **EXACT)
+    assert names["one"] == names["several"][0] == names["captions"][0]
+    assert names["again"].caption(pictures) == names["several"]
