@@ -15,12 +15,18 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertModel,
+    BitImageProcessor,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -135,6 +141,27 @@ def tiny_clip_folder(path: Path, *, seed: int = 0) -> Path:
     )
     CLIPModel(config).save_pretrained(path)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+_HALF = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+_EYE = {**_HALF, "image_size": 32, "patch_size": 8, "initializer_range": 0.2}
+
+
+def tiny_siglip_folder(path: Path, *, seed: int = 0) -> Path:
+    """A whole SigLIP (both halves; SigLIP2 of fixed size is the same): 32 px in patches of 8, P = 16, V = 16."""
+    torch.manual_seed(seed)
+    text = {**_HALF, "vocab_size": 64, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2}
+    SiglipModel(SiglipConfig(vision_config=_EYE, text_config=text)).save_pretrained(path)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+def tiny_dinov2_folder(path: Path, *, seed: int = 0) -> Path:
+    """A DINOv2: pictures cut to 32 px in patches of 8, P = 17 with the class token, V = 16."""
+    torch.manual_seed(seed)
+    Dinov2Model(Dinov2Config(**_EYE)).save_pretrained(path)
+    BitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
     return path
 
 

@@ -94,3 +94,23 @@ def test_it_is_json():
     record = Preprocessing(size=8, **PLAIN).as_json()
     assert json.loads(json.dumps(record)) == record
     assert record["mean"] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("size", [(10_000, 1), (1, 10_000), (1, 1), (3, 200)])
+@pytest.mark.parametrize("squash", [True, False])
+def test_a_picture_of_any_shape_has_its_views(size, squash):
+    preprocessing = Preprocessing(size=16, crop_share=0.875, squash=squash, **PLAIN)
+    image = Image.new("RGB", size, (255, 0, 0))
+    for view in (preprocessing.centre(image), preprocessing.crop(image, (0.5,) * 5, flip=True)):
+        assert view.shape == (3, 16, 16)
+        assert torch.equal(view[0], torch.ones(16, 16)) and not view[1:].any()
+
+
+def test_of_a_very_long_picture_the_middle_is_seen():
+    """Cutting first is what resizing all of it and cutting then would give, but for the grid of pixels."""
+    image = picture(width=2000, height=20)
+    view = Preprocessing(size=16, **PLAIN).centre(image)
+    whole = v2.functional.resize(image, [16], v2.InterpolationMode.BICUBIC)
+    middle = v2.functional.to_dtype(v2.functional.pil_to_tensor(v2.functional.center_crop(whole, [16, 16])), scale=True)
+    assert torch.allclose(view, middle, atol=0.02)
+    assert view[0].std() < 0.01

@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, Blip2VisionConfig, Blip2VisionModel
 
 from isthmus.errors import TowerError
 from isthmus.frozen import freeze
 from isthmus.vision.encoder import Encoder, Preprocessing, map_to_patches
 
 _PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
+_BLIP2_KEYS = {r"^(blip\.)?vision_model\.": ""}
 _VISION_HALVES = ("vision_model", "vision_tower", "visual")
 
 
@@ -21,8 +22,9 @@ class TransformersEncoder(Encoder):
     """A transformers vision model by folder or hub id; code from the hub is never run.
 
     Gives `last_hidden_state`, or `hidden_states[hidden_layer]`: 0 is the embedding, -1 the last block before
-    any closing norm, -2 leaves the last block out, as BLIP-2 does. A model with a text half (CLIP, SigLIP)
-    gives its vision half. A feature map is read row by row.
+    any closing norm, -2 leaves the last block out, as BLIP-2 does with CLIP. A model with a text half (CLIP, SigLIP)
+    gives its vision half. BLIP-2's own tower gives its state before `post_layernorm`, which is the patch LayerNorm
+    that the bridge learns. A feature map is read row by row.
 
     Raises TowerError where the model is not found, has no weights for a part, or wants unknown preprocessing.
     """
@@ -60,20 +62,44 @@ class TransformersEncoder(Encoder):
 def _load(name: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
-        processor = AutoImageProcessor.from_pretrained(name, revision=revision).to_dict()
         half = getattr(config, "vision_config", None)
-        wanted = half if type(half) in AutoModel._model_mapping else config
-        model, report = AutoModel.from_pretrained(
-            name, config=wanted, revision=revision, dtype=torch.float32, output_loading_info=True
-        )
+        _refuse_variable_patches(name, config if half is None else half)
+        processor = AutoImageProcessor.from_pretrained(name, revision=revision).to_dict()
+        model, report = _vision_model(name, config, revision)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise TowerError(
             f"image encoder {name!r} cannot be loaded: give a folder that holds a vision model and its"
             " preprocessor_config.json, or the id of one on a hub that can be reached or is cached."
         ) from error
-    if report["missing_keys"]:
-        raise TowerError(f"image encoder {name!r} has no weights for {sorted(report['missing_keys'])[0]!r}.")
-    return (model if half is None or wanted is half else _vision_half(name, model)), processor
+    missing = sorted(report["missing_keys"])
+    if missing and all(key.startswith("pooler.") for key in missing):
+        model.pooler = None  # a classifier's folder has none, and patches need none
+    elif missing:
+        raise TowerError(f"image encoder {name!r} has no weights for {missing[0]!r}.")
+    return model, processor
+
+
+def _vision_model(name: str, config: Any, revision: str | None) -> tuple[Any, dict[str, Any]]:
+    """Load no more than the half that sees, where transformers can load it by itself."""
+    half = getattr(config, "vision_config", config)
+    options: dict[str, Any] = {"revision": revision, "dtype": torch.float32, "output_loading_info": True}
+    if half.model_type == Blip2VisionConfig.model_type:
+        model, report = Blip2VisionModel.from_pretrained(name, config=half, key_mapping=_BLIP2_KEYS, **options)
+        model.post_layernorm = nn.Identity()
+        return model, report
+    if type(half) in AutoModel._model_mapping:
+        loaded: tuple[Any, dict[str, Any]] = AutoModel.from_pretrained(name, config=half, **options)
+        return loaded
+    model, report = AutoModel.from_pretrained(name, config=config, **options)
+    return _vision_half(name, model), report
+
+
+def _refuse_variable_patches(name: str, config: Any) -> None:
+    if config.model_type.startswith("siglip2"):
+        raise TowerError(
+            f"image encoder {name!r} is a NaFlex SigLIP2, whose number of patches differs from picture to picture: "
+            "take one of a fixed size (its name ends in a number of pixels)."
+        )
 
 
 def _vision_half(name: str, model: nn.Module) -> nn.Module:
