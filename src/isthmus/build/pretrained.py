@@ -101,7 +101,7 @@ def load_pretrained(folders: Sequence[Path], wishes: Wishes) -> Pretrained:
         moved["encoder"] = (wishes.encoder, encoder.address)
     if wishes.llm is not None and llm is not None:
         moved["llm"] = (wishes.llm, llm.address)
-    bridges = {stage: _load(*files[stage], moved, compute) for stage in sorted(files)}
+    bridges = {stage: _load(*files.pop(stage), moved, compute) for stage in sorted(files)}
     return Pretrained(compute, encoder, known.fingerprint, bridges, llm)
 
 
