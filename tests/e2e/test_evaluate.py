@@ -1,7 +1,10 @@
 """`isthmus evaluate` on tiny runs: several captions a picture, the ranking's weight, metrics, and the one JSON."""
 
 import json
+import re
+import shlex
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +113,27 @@ def test_metrics_of_coco_and_what_is_missing_for_them(world, monkeypatch, capfd)
     assert "need the extra eval" in lacking["coco"]["missing"] and "need the extra eval" in capfd.readouterr().out
     assert {**lacking, "coco": None} == {**found, "coco": None}
     assert "coco" not in evaluated(world, "two", SEVERAL)["figures"]
+
+
+@pytest.mark.timeout(600)
+def test_every_snippet_of_the_page_runs(world, monkeypatch, capsys):
+    """The commands on these runs and pictures; the lines of Python as they stand."""
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    monkeypatch.chdir(world)
+    for names in (("runs/own/stage1", "one"), ("runs/own/stage2", "two")):
+        page = page.replace(*names)
+    page = re.sub(r"(held-out|development)\.jsonl", "several.jsonl", page)
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 4
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        assert name == "isthmus" and isthmus(*arguments) == 0, command
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    capsys.readouterr()
+    exec(lines, {"folder": Path("two")})
+    assert (
+        float(capsys.readouterr().out) == json.loads(Path("two/evaluation.json").read_text())["figures"]["loss"]["gap"]
+    )
 
 
 @pytest.mark.parametrize("run", ["one", "two"])
