@@ -7,7 +7,7 @@ import pytest
 
 from command_line import isthmus, tiny_recipes
 from fakes import tiny_siglip_folder
-from isthmus.build import load
+from isthmus.build import workshop
 from isthmus.build.workshop import open_workshop
 from isthmus.checkpoints.native import read_bridge
 from isthmus.config.run import load_config
@@ -45,8 +45,8 @@ def test_each_tower_is_loaded_once_for_all_sets_and_the_page_shows_what_was_foun
     quick = Quickstart(Order(folder, Work(None, (6, 6)), seed=0, development=False), print)
     for stage in (1, 2):
         quick.records[stage] = json.loads((folder / f"stage{stage}" / "run.json").read_text())
-    loaded, build_llm = [], load.build_llm
-    monkeypatch.setattr(load, "build_llm", lambda *given: loaded.append(given) or build_llm(*given))
+    loaded, build_llm = [], workshop.build_llm
+    monkeypatch.setattr(workshop, "build_llm", lambda *given: loaded.append(given) or build_llm(*given))
     report = score(quick, open_workshop(config))
     assert len(loaded) == 1
 

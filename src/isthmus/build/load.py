@@ -8,8 +8,7 @@ from typing import Any
 from isthmus.build.bridge import bridge_folder, load_bridge
 from isthmus.build.data import open_held_out, open_looks
 from isthmus.build.evaluation import Evaluation, Order
-from isthmus.build.towers import build_llm
-from isthmus.build.workshop import Workshop, check_tower, make_tower, open_workshop
+from isthmus.build.workshop import Workshop, check_tower, open_workshop
 from isthmus.checkpoints.native import read_bridge, update_provenance
 from isthmus.config.data import SourceConfig
 from isthmus.config.run import RunConfig, check, put
@@ -106,6 +105,6 @@ def _stage(file: BridgeFile, config: RunConfig, tokenizer: QFormerTokenizer, wor
     if file.provenance["stage"] == 1:
         return Stage1(bridge, dec=tokenizer.dec)
     assert config.llm is not None
-    llm = build_llm(config.llm, Prompt.from_json(file.provenance["prompt"]), workshop.compute)
-    check_tower(file, "llm", make_tower(llm))
+    llm, tower = workshop.language_model(config.llm, Prompt.from_json(file.provenance["prompt"]))
+    check_tower(file, "llm", tower)
     return Stage2(bridge, llm)

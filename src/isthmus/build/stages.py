@@ -6,8 +6,7 @@ import torch
 
 from isthmus.build.bridge import BuiltBridge, fresh_bridge
 from isthmus.build.going_on import PROJECTION, read_start, stage1_from, stage2_from
-from isthmus.build.towers import build_llm
-from isthmus.build.workshop import Tower, Workshop, make_tower
+from isthmus.build.workshop import Tower, Workshop
 from isthmus.config.model import BridgeConfig, LanguageConfig
 from isthmus.config.run import RunConfig
 from isthmus.config.train import TrainConfig
@@ -42,8 +41,7 @@ def build_stage2(config: RunConfig, source: Source, workshop: Workshop) -> tuple
     assert config.llm is not None
     assert config.init is not None
     start = read_start(config.init, workshop.tower)  # before the language model is loaded
-    llm = build_llm(config.llm, make_prompt(config.llm, source, seed=config.seed), workshop.compute)
-    tower = make_tower(llm)
+    llm, tower = workshop.language_model(config.llm, make_prompt(config.llm, source, seed=config.seed))
     built = stage2_from(start, config.bridge, tower, language_width=llm.width)
     return Stage2(built.bridge, llm), built, tower
 

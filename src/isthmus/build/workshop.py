@@ -1,15 +1,17 @@
-"""What runs can share: the machine's choice of device and precision, and the frozen encoder."""
+"""What runs can share: the machine's choice of device and precision, and the frozen towers, each loaded once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from isthmus.build.precision import Compute, choose_compute
-from isthmus.build.towers import build_encoder
+from isthmus.build.towers import build_encoder, build_llm
+from isthmus.config.model import LanguageConfig
 from isthmus.config.run import RunConfig
 from isthmus.errors import CheckpointError
 from isthmus.fingerprint import module_fingerprint, weights_fingerprint
 from isthmus.language.llm import FrozenLLM
+from isthmus.language.prompts import Prompt
 from isthmus.records import BridgeFile
 from isthmus.vision.encoder import Encoder
 
@@ -43,11 +45,21 @@ class Tower:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What runs can share: device and precision, and the frozen encoder."""
+    """What runs can share: device and precision, the frozen encoder, and the language model that was asked for last."""
 
     compute: Compute
     encoder: Encoder
     tower: Tower
+    _language: dict[tuple[str, Prompt], tuple[FrozenLLM, Tower]] = field(default_factory=dict, repr=False)
+
+    def language_model(self, config: LanguageConfig, prompt: Prompt) -> tuple[FrozenLLM, Tower]:
+        """Load a frozen language model, or give the one that is there; another one takes its place in memory."""
+        key = (config.model_dump_json(exclude={"prompt", "cache"}), prompt)
+        if key not in self._language:
+            self._language.clear()
+            llm = build_llm(config, prompt, self.compute)
+            self._language[key] = (llm, make_tower(llm))
+        return self._language[key]
 
 
 def open_workshop(config: RunConfig) -> Workshop:

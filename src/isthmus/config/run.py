@@ -73,7 +73,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _keys_are_of_the_stage(self) -> "RunConfig":
         """A key that another stage reads would do nothing here; at its default it is a config written out."""
-        foreign = {
+        foreign: dict[int, dict[str, object]] = {
             1: {
                 "bridge.projection": self.bridge.projection != "random",
                 "train.lr_projection": self.train.lr_projection,

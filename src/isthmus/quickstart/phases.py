@@ -41,7 +41,8 @@ class Phases:
 
     def known(self, name: str, key: str) -> bool:
         """True where nothing was begun, or what was begun was for this key."""
-        return self._entries.get(name, {"key": key})["key"] == key
+        entry = self._entries.get(name)
+        return entry is None or bool(entry["key"] == key)
 
     @contextmanager
     def run(self, name: str, key: str) -> Iterator[None]:
