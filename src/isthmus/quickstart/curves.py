@@ -13,7 +13,11 @@ TERM_NAMES = {
     "itc": ("ITC", "contrast: which of the batch's names belongs to this drawing, and which drawing to this name?"),
     "itm": ("ITM", "matching: do this drawing and this name belong together?"),
     "itg": ("ITG", "generation: the Q-Former writes the name itself, token by token"),
-    "lm": ("LM", "language modelling: the frozen language model writes the name from the bridge's soft prompt"),
+    "lm": (
+        "LM",
+        "language modelling: the frozen language model writes the name after the bridge's soft prompt; "
+        "dashed: the same loss on drawings held out",
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """Figures of a report → the rows of its tables; what a report lacks (an older one's re-ranking) is not shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,11 +91,11 @@ def _reranked(figures: Mapping[str, Any]) -> str:
     return "" if ranking is None else f"re-ranked (λ = {ranking['weight']:g}, first {ranking['shortlist']})"
 
 
-def _cells(found: Mapping[str, float], bounds: Mapping[str, Sequence[float]]) -> list[Cell]:
+def _cells(found: Mapping[str, Any], bounds: Mapping[str, Any]) -> list[Cell]:
     return [_cell(found, bounds, column) for column in COLUMNS if column in found]
 
 
-def _cell(found: Mapping[str, float], bounds: Mapping[str, Sequence[float]], name: str) -> Cell:
+def _cell(found: Mapping[str, Any], bounds: Mapping[str, Any], name: str) -> Cell:
     interval = (bounds[name][0], bounds[name][1]) if name in bounds else None
     return Cell(found[name], interval, 0 if name == "median_rank" and found[name] % 1 == 0 else 1)
 
