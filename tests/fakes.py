@@ -96,6 +96,15 @@ def tiny_llama_folder(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
+def tiny_chat_folder(path: Path, *, seed: int = 0) -> Path:
+    """The Llama of `tiny_llama_folder` as an instruct model: turns between <|user|> or <|assistant|> and </s>."""
+    tiny_llama_folder(path, seed=seed)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for turn in messages %}<|{{ turn.role }}|>{{ turn.content }}</s>{% endfor %}"
+    tokenizer.save_pretrained(path)
+    return path
+
+
 def tiny_t5_folder(path: Path, *, seed: int = 0) -> Path:
     """A T5 of 2 + 2 layers, L = 16, tied embeddings, with the byte tokenizer (no BOS)."""
     tokenizer = byte_tokenizer(bos=False)
