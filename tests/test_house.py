@@ -9,17 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from isthmus.config.run import load_config
-
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "src/isthmus").rglob("*.py"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-RECIPES = sorted([*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "src").rglob("*.yaml")])
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a language in a Markdown text."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def sizes(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -68,25 +60,6 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     assert docstring, f"{path} has no docstring"
     assert len(docstring) > 10
-
-
-def test_yaml_in_documents_is_a_valid_run(tmp_path: Path) -> None:
-    found = [(path, block) for path in DOCUMENTS for block in blocks(path.read_text(), "yaml")]
-    assert any(path.name == "README.md" for path, _ in found)
-    for number, (_, block) in enumerate(found):
-        config = tmp_path / f"{number}.yaml"
-        config.write_text(block)
-        load_config(config)
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_recipes_are_valid(path: Path) -> None:
-    load_config(path)
-    assert path.read_text().startswith("#"), "a recipe says first what it is for"
-
-
-def test_there_are_recipes() -> None:
-    assert len(RECIPES) >= 4
 
 
 def test_links_between_documents_lead_somewhere() -> None:
