@@ -3,9 +3,10 @@
 #   make quickstart            real pictures, real frozen models, both stages, scores        (about 15 minutes)
 #   make quickstart BUDGET=1h  the same, trained for longer
 #   make quickstart ARGS="--steps 360+240"    fixed work instead of a time; see `isthmus quickstart --help`
-#   make test                  every test but the end-to-end runs
+#   make test                  every test but the end-to-end runs and the browser's
 #   make check                 style, types, import contracts, sizes
-#   make e2e                   both stages through the command line, on tiny models
+#   make e2e                   both stages and every command through the command line, on tiny models
+#   make browser               the quickstart's page in Debian's chromium, which must be installed
 #   make clean                 remove the environment and all caches; keeps runs/
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check e2e clean
+.PHONY: help install quickstart test check e2e browser clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -40,10 +41,13 @@ quickstart: $(STAMP)
 
 # One thread a worker: workers share the cores, and numbers do not depend on how many there are.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "not e2e" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "not e2e and not browser" $(ARGS)
 
 e2e: $(STAMP)
-	$(BIN)/pytest -m e2e $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m e2e $(ARGS)
+
+browser: $(STAMP)
+	$(BIN)/pytest -m browser $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
