@@ -327,3 +327,13 @@ def test_pictures_that_are_no_files_are_stored_by_their_bytes(pictures, tmp_path
     assert encoder.calls == 0, "the same bytes in files are the same pictures"
     with pytest.raises(DataError, match=r"^x\.parquet, row 0: this is no picture"):
         extract([Cell(b"<html>")], FakeEncoder(), folder=tmp_path / "store", views=Views(count=2))
+
+
+def test_the_share_of_broken_pictures_counts_every_copy(pictures, tmp_path):
+    pictures[0].write_bytes(b"<html>")
+    work = tolerant(tmp_path / "run", rate=0.2)
+    for _ in range(2):
+        assert len(extract(pictures * 3, FakeEncoder(), folder=tmp_path / "s", views=Views(), work=work)) == 4
+    with pytest.raises(DataError, match=r"3 of 15 pictures cannot be read, more than the share of 0\.19"):
+        work = tolerant(tmp_path / "run", rate=0.19)
+        extract(pictures * 3, FakeEncoder(), folder=tmp_path / "s", views=Views(), work=work)

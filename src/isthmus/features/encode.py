@@ -34,8 +34,8 @@ class Work:
     broken: BrokenPictures | None = None
 
 
-Report = Callable[[int, Sequence[tuple[str, DataError]]], object]
-"""Is told of pictures as they are met: how many could be encoded, and what is wrong with the others, by hash."""
+Report = Callable[[Sequence[str], Sequence[tuple[str, DataError]]], object]
+"""Is told of pictures as they are met, by hash: those that were encoded, and what is wrong with the others."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def encoded_shards(
                 last = len(good) + len(decoded.good)
                 patches[len(good) : last] = encoded.reshape(len(decoded.good), *patches.shape[1:])
                 good.extend(pictures[index] for index in decoded.good)
-            report(len(decoded.good), [(pictures[index][0], error) for index, error in decoded.bad])
+            encodable = [pictures[index][0] for index in decoded.good]
+            report(encodable, [(pictures[index][0], error) for index, error in decoded.bad])
         _check_finite(patches[: len(good)], good)
         if good:
             yield tuple(image for image, _ in good), patches[: len(good)]

@@ -65,7 +65,7 @@ def extract(
     stored = _finished(folder, key)
     there = dict(stored.locations()) if stored else {}
     missing = [(image, copies[0]) for image, copies in tally.copies.items() if image not in there]
-    tally.stored(len(tally.copies) - len(missing))
+    tally.stored([image for image in tally.copies if image in there])
     if stored is None or missing:
         stored = stored or Manifest(key.fields(), _measure(encoder), ())
         needed = len(missing) * stored.sizes.row_bytes(views)
@@ -105,21 +105,21 @@ class _Tally:
         self._broken.met(len(lost), [bad for bad in lost if bad is not None])
         return hashes
 
-    def stored(self, pictures: int) -> None:
+    def stored(self, images: Sequence[str]) -> None:
         """Count pictures that were stored before."""
-        self._encoded += pictures
+        self._encoded += len(images)
         if self._broken is not None:
-            self._broken.met(pictures)
+            self._broken.met(sum(len(self.copies[image]) for image in images))
 
-    def __call__(self, encoded: int, bad: Sequence[tuple[str, DataError]]) -> None:
-        """Count pictures encoded, and bad ones."""
+    def __call__(self, encoded: Sequence[str], bad: Sequence[tuple[str, DataError]]) -> None:
+        """Count pictures encoded, and bad ones; in the share of bad ones every copy counts."""
         if bad and self._broken is None:
             raise bad[0][1]
-        self._encoded += encoded
+        self.stored(encoded)
         self._bad += len(bad)
         if self._broken is not None:
             found = [Bad.of(copy, error) for image, error in bad for copy in self.copies[image]]
-            self._broken.met(encoded + len(found), found)
+            self._broken.met(len(found), found)
         if encoded and self._progress:
             self._progress(self._encoded, len(self.copies) - self._bad)
 
