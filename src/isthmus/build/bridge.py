@@ -15,7 +15,7 @@ from isthmus.qformer.layer import Dropouts
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import BridgeFile, BridgeSizes
 
-BRIDGE = "bridge"
+BRIDGE, TEMPERATURE = "bridge", "heads.temperature"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def _with_heads(report: InitReport, bridge: Bridge) -> InitReport:
 
 
 def _fresh(report: InitReport, bridge: Bridge) -> frozenset[str]:
-    heads = {name for name in bridge.state_dict() if not name.startswith("qformer.")}
+    """What started random. The temperature starts where it should: at the rate of random tensors it runs away."""
+    heads = {name for name in bridge.state_dict() if not name.startswith("qformer.")} - {TEMPERATURE}
     return frozenset({f"qformer.{name}" for name in report.random} | heads)
 
 
