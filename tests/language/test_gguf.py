@@ -4,34 +4,34 @@ import gguf
 import pytest
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, T5ForConditionalGeneration
 from transformers.utils import logging
 
-from fakes import tiny_llama_folder
+from fakes import tiny_llama_folder, tiny_t5_folder
 from isthmus.errors import TowerError
 from isthmus.language.gguf import gguf_to_folder
-from isthmus.language.load import load_causal_lm
+from isthmus.language.load import is_encoder_decoder, load_causal_lm, load_seq2seq_lm
 
-GGUF_NAMES = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "model.layers": "blk",
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-}
+SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+TIED = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
+def finish(writer, model, arch, reorder=lambda name, tensor: tensor):
+    """Write a model's tensors under the names that llama.cpp gives them, and close the file."""
+    names = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if name not in TIED:
+            writer.add_tensor(names.get_name(name, (".weight", ".bias")), reorder(name, tensor).contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def tiny_gguf(path, model):
-    """Write a tiny Llama as llama.cpp does: other names, queries and keys in interleaved rotary order."""
+    """Write a tiny Llama or Qwen2 as llama.cpp does: Llama's queries and keys in interleaved rotary order."""
     config = model.config
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), config.model_type)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -48,20 +48,43 @@ def tiny_gguf(path, model):
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+
+    def interleaved(name, tensor):
         for part, count in heads.items():
             if part in name:
-                tensor = tensor.reshape(count, 2, -1, tensor.shape[1]).swapaxes(1, 2).reshape(tensor.shape)
-        for ours, theirs in GGUF_NAMES.items():
-            name = name.replace(ours, theirs)
-        writer.add_tensor(name, tensor.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+                return tensor.reshape(count, 2, -1, tensor.shape[1]).swapaxes(1, 2).reshape(tensor.shape)
+        return tensor
+
+    if config.model_type == "llama":
+        finish(writer, model, gguf.MODEL_ARCH.LLAMA, interleaved)
+    else:
+        finish(writer, model, gguf.MODEL_ARCH.QWEN2)
+    return path
+
+
+def tiny_t5_gguf(path, model):
+    config = model.config
+    writer = gguf.GGUFWriter(str(path), "t5")
+    writer.add_block_count(config.num_layers)
+    writer.add_context_length(64)
+    writer.add_embedding_length(config.d_model)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.num_heads)
+    writer.add_key_length(config.d_kv)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_relative_attn_buckets_count(config.relative_attention_num_buckets)
+    writer.add_decoder_start_token_id(0)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("t5")
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", *(f"t{number}" for number in range(config.vocab_size - 5)), "\u2581a"]
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(place) for place in range(len(tokens))])
+    writer.add_token_types([3, 3, 3, 2] + [1] * (len(tokens) - 4))
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(0)
+    writer.add_unk_token_id(3)
+    finish(writer, model, gguf.MODEL_ARCH.T5)
     return path
 
 
@@ -78,6 +101,29 @@ def test_gguf_becomes_a_plain_folder_once(tmp_path):
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     half = gguf_to_folder(file, tmp_path / "cache", dtype=torch.bfloat16)
     assert {child.name for child in (tmp_path / "cache").iterdir()} == {folder.name, half.name}
+
+
+def test_another_architecture(tmp_path):
+    torch.manual_seed(0)
+    marks = {"vocab_size": 259, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(**SIZES, **marks, num_key_value_heads=2, tie_word_embeddings=True))
+    for layer in model.model.layers:
+        torch.nn.init.normal_(layer.self_attn.q_proj.bias)
+    folder = gguf_to_folder(tiny_gguf(tmp_path / "tiny.gguf", model), tmp_path / "cache")
+    unpacked, _ = load_causal_lm(folder)
+    ids = torch.tensor([[1, 5, 9, 30]])
+    assert unpacked.config.model_type == "qwen2"
+    assert torch.allclose(unpacked(ids).logits, model.eval()(ids).logits, atol=1e-5)
+
+
+def test_an_encoder_decoder(tmp_path):
+    model = T5ForConditionalGeneration.from_pretrained(tiny_t5_folder(tmp_path / "plain"))
+    folder = gguf_to_folder(tiny_t5_gguf(tmp_path / "tiny.gguf", model), tmp_path / "cache")
+    unpacked, tokenizer = load_seq2seq_lm(folder)
+    read, asked = torch.tensor([[5, 6, 7, 2]]), torch.tensor([[0, 8, 9]])
+    found, wanted = (each(input_ids=read, decoder_input_ids=asked).logits for each in (unpacked.eval(), model.eval()))
+    assert is_encoder_decoder(folder) and tokenizer("a").input_ids == [258, 2]
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_unpacking_draws_no_bar(tmp_path, capfd, monkeypatch):

@@ -85,6 +85,9 @@ def _unpack(gguf_file: Path, folder: Path, dtype: torch.dtype) -> None:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.dtype = dtype
+    if getattr(config, "is_gated_act", False) and config.feed_forward_proj == "relu":
+        # The format does not name T5's activation and transformers takes ReLU; every gated T5 has GELU.
+        config.feed_forward_proj, config.dense_act_fn = "gated-gelu", "gelu_new"
     plain = type(packed)(config).to(dtype)
     plain.load_state_dict(packed.state_dict())
     plain.generation_config = packed.generation_config
