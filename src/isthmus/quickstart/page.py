@@ -1,7 +1,7 @@
 """The report as one HTML page that asks nothing of any server: `report.json` and the pictures are all it is made of."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def render_page(report: Mapping[str, Any], folder: Path) -> str:
         "tile": lambda name: thumbnail(pictures / name, _TILE),
         "large": lambda name: thumbnail(pictures / name, _WIDE),
         "spotlight": lambda attention, name, side: spotlight(pictures / name, attention, side, _WIDE),
+        "overlap": overlap,
         "ordinal": ordinal,
         "duration": duration,
         "count": lambda number: f"{number:,}",
@@ -71,17 +72,26 @@ def render_page(report: Mapping[str, Any], folder: Path) -> str:
 
 
 def commands(report: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """How to go on, as commands that work where this page was made; the pictures in them are of the report."""
+    """How to go on, as commands that work where this page was made; the picture in them is of the report."""
     looked, drawings = report["shown"]["looks"][0], report["shown"]["drawings"]
     place, picture = (shlex.quote(str(path)) for path in (folder, folder / "pictures" / looked["picture"]))
     names = [looked["name"], *(strip["name"] for strip in drawings if strip["name"] != looked["name"])][:3]
-    texts = " ".join(shlex.quote(f"{name}") if " " in name else f'"{name}"' for name in names)
     return {
         "Caption a picture of yours": "isthmus caption PICTURE --model " + place,
-        "Which name fits this drawing?": f"isthmus match {picture} {texts} --model {place}",
+        "Which name fits this drawing?": f"isthmus match {picture} {shlex.join(names)} --model {place}",
+        "From Python": (
+            "from isthmus import Predictor\n\n"
+            f"predictor = Predictor.from_pretrained({str(folder)!r})\n"
+            f"predictor.caption({str(folder / 'pictures' / looked['picture'])!r})"
+        ),
         "Train for longer": "isthmus quickstart --budget 40m --output " + place,
         "Train on your own pictures": "isthmus train recipes/own-folder.yaml data.train.folder=FOLDER",
     }
+
+
+def overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """How much of two maps that each sum to 1 is the same: 1 for equal ones, 0 for such as share no patch."""
+    return sum(min(pair) for pair in zip(one, other, strict=True))
 
 
 def ordinal(number: int) -> str:

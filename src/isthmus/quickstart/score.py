@@ -57,7 +57,8 @@ def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
     }
     content = json.dumps(report, indent=1) + "\n"
     write_atomically(run.order.folder / REPORT, lambda path: path.write_text(content))
-    return report
+    written: dict[str, Any] = json.loads(content)  # the page shows what stands in the file
+    return written
 
 
 def finished_report(run: Quickstart) -> dict[str, Any] | None:
