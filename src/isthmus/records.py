@@ -36,7 +36,8 @@ class PictureBytes(Protocol):
 class Example:
     """One picture and what is said of it, as a source gives it.
 
-    `image` is a file or lies within another; `isthmus.data.image.open_image` reads both. `image_id` names the thing pictured: rows that share it are the same thing to the objectives.
+    `image` is a file or lies within another; `isthmus.data.image.open_image` reads both. `image_id` names the thing
+    pictured: rows that share it are the same thing to the objectives.
     """
 
     image: Path | PictureBytes
