@@ -19,7 +19,6 @@ from isthmus.frozen import FrozenModule
 INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 CROP_DRAWS = 5
 _ASPECTS = (3 / 4, 4 / 3)
-_LONGEST = 8
 _LONGEST = 16
 
 
@@ -29,7 +28,7 @@ class Preprocessing:
 
     `size` is the side S in pixels; `mean` and `std` are per channel, for values in [0, 1]. The centre view
     resizes the short side to size / crop_share and cuts the middle out, or, with `squash`, resizes the whole
-    picture to the square as BLIP-2 does. Of a picture longer than 8 : 1 only the middle 8 : 1 are resized.
+    picture to the square as BLIP-2 does. Of a picture longer than 16 : 1 only the middle 16 : 1 are resized.
     """
 
     size: int
@@ -137,15 +136,6 @@ class Encoder(FrozenModule, ABC):
             shape = tuple(patches.shape)
             raise TowerError(f"encoder {self.address} gives an output of shape {shape}, not patches (B P V).")
         return patches.shape[-1]
-
-
-def _middle(image: Image.Image) -> Image.Image:
-    """Cut what no centre view shows off a very long picture: enlarged, a strip of one pixel would fill the memory."""
-    longest = _LONGEST * min(image.size)
-    if max(image.size) <= longest:
-        return image
-    middle: Image.Image = F.center_crop(image, [min(image.height, longest), min(image.width, longest)])
-    return middle
 
 
 def map_to_patches(features: Float[Tensor, "B V h w"]) -> Float[Tensor, "B P V"]:
