@@ -36,7 +36,7 @@ def module_fingerprint(module: nn.Module) -> str:
 
 
 def weights_fingerprint(module: nn.Module) -> str:
-    """Hash which weights a module holds, whether it was loaded in fp32, fp16 or bf16: all floats count as bf16.
+    """Hash which weights a module holds, whether it was loaded in fp32 or in bf16: all floats count as bf16.
 
     A bridge knows its towers by it, so that one trained in bf16 can be used in fp32.
     """
