@@ -81,7 +81,7 @@ def test_a_folder_goes_into_one_file_and_on_after_a_stop(command, folder, tmp_pa
     whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
     code, out, err = command("caption", folder, "--output", whole, "--batch-size", 2)
     assert (code, out) == (0, "") and [entry["file_name"] for entry in lines(whole.read_text())] == NAMES
-    assert f"5 captions written to {whole}; 0 done before, 0 pictures broken, 1 other files ignored" in err
+    assert f"captions written to {whole}: 5; done before: 0; broken pictures: 0; other files ignored: 1" in err
     stopped.write_bytes(whole.read_bytes()[: whole.read_bytes().index(b"\n") + 30])
     code, out, _ = command("caption", folder, "--output", stopped, "--batch-size", 2, "--json")
     assert (code, stopped.read_bytes()) == (0, whole.read_bytes())
@@ -89,24 +89,24 @@ def test_a_folder_goes_into_one_file_and_on_after_a_stop(command, folder, tmp_pa
         {"output": str(stopped), "written": 4, "empty": 0, "done_before": 1, "ignored": 1, "broken": []}
     ]
     code, _, err = command("caption", folder, "--output", stopped, models=["nowhere"])
-    assert code == 0 and "0 captions written" in err, "what is done needs no model"
+    assert code == 0 and f"written to {stopped}: 0; done before: 5" in err, "what is done needs no model"
 
 
 def test_side_cars_can_be_added_to(command, folder):
     (folder / "5.txt").write_text("by hand\n")
     code, _, err = command("caption", folder, "--sidecar", "--by", "qformer")
-    assert code == 0 and "4 captions written to text files beside the pictures; 1 done before" in err
+    assert code == 0 and "captions written to text files beside the pictures: 4; done before: 1" in err
     assert (folder / "5.txt").read_text() == "by hand\n" and (folder / "inner" / "23.txt").is_file()
     _, _, err = command("caption", folder, "--sidecar", "--by", "qformer", "--existing", "append", "--prefix", "see: ")
     first, second = (folder / "5.txt").read_text().splitlines()
-    assert first == "by hand" and second.startswith("see: ") and "5 captions written" in err
+    assert first == "by hand" and second.startswith("see: ") and "pictures: 5; done before: 0" in err
 
 
 def test_a_dry_run_names_what_it_would_do_and_needs_no_model(command, folder, tmp_path):
     output = tmp_path / "new" / "captions.jsonl"
     code, out, err = command("caption", folder, "--output", output, "--dry-run", models=())
     assert (code, out.splitlines()) == (0, NAMES)
-    assert "5 pictures to caption, 0 done before, 1 other files ignored; nothing was written" in err
+    assert "to caption: 5; done before: 0; other files ignored: 1; nothing was written" in err
     code, out, _ = command("caption", folder, "--sidecar", "--dry-run", "--json", models=())
     assert lines(out) == [{"to_caption": NAMES, "done_before": 0, "ignored": 1}]
     assert not output.parent.exists() and not list(folder.rglob("*.txt"))

@@ -172,7 +172,7 @@ def test_a_full_disk_keeps_the_captions_before_and_the_run_goes_on(trained, refu
         assert "cannot be written (No space left on device); what was written before is whole" in refused(*command)
     assert len(path.read_bytes().splitlines()) == 10 and path.read_bytes().endswith(b"}\n")
     assert isthmus(*command) == 0
-    assert "14 captions written" in capfd.readouterr().err
+    assert f"written to {path}: 14; done before: 10" in capfd.readouterr().err
     names = [json.loads(line)["file_name"] for line in path.read_text().splitlines()]
     assert names == sorted(path.name for path in (trained / "pictures").glob("*.png"))
 
