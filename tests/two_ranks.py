@@ -76,7 +76,7 @@ def train_step(batch: str, step: str) -> tuple[dict[str, tuple[float, float]], d
     stage = Stage1(tiny_bridge(), dec=DEC, options=Stage1Options())
     size, rank = len(BATCHES[batch]) // distributed.world_size(), distributed.rank()
     mine = rows_of(BATCHES[batch], slice(rank * size, (rank + 1) * size))
-    weights = {name: distributed.reduce_sum(weight) for name, weight in stage.count(mine).items()}
+    weights = {name: distributed.reduce_sum(weight) for name, weight in stage.count(mine, STEPS[step]).items()}
     wrapped = DistributedDataParallel(stage) if distributed.world_size() > 1 else stage
     losses = wrapped(mine, STEPS[step])
     (sum(mean_over(term.sum, weights[name]) for name, term in losses) * distributed.world_size()).backward()
