@@ -1,6 +1,7 @@
 """The command line without torch: help, one line for what a user can mend, exit codes."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -8,12 +9,14 @@ import sys
 import time
 from dataclasses import fields
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import typer
 
 from isthmus.cli.app import app, main
+from isthmus.cli.ending import EXIT_CODES
 from isthmus.errors import ConfigError
 from isthmus.language.llm import Decoding
 
@@ -39,6 +42,13 @@ def test_import_and_help_load_no_torch():
     assert done.stderr.strip() == "[]"
     assert all(command in done.stdout for command in (*COMMANDS, "KEY.SUB=VALUE", "IMAGE_OR_FOLDER"))
     assert all(f"\n    {code:<5}" in done.stdout for code in (0, 1, 2, 3, 130, 141, 143))
+
+
+def test_the_page_on_commands_has_every_command_and_exit_code():
+    page = (Path(__file__).parent.parent.parent / "docs" / "commands.md").read_text()
+    codes = [line.split()[0] for line in EXIT_CODES.splitlines()[2:]]
+    assert re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE) == codes
+    assert all(f"| `isthmus {command}" in page for command in (*COMMANDS, "config"))
 
 
 def test_version_is_the_package_s(monkeypatch, capfd):
@@ -189,9 +199,13 @@ _FORKS = """
 import os, signal, sys, time
 from types import ModuleType
 def fork(*_, **__):
+    here, there = os.pipe()
     child = os.fork()
+    if child == 0:
+        os.write(there, b"up")  # a signal that comes before is lost: Python clears what is pending after a fork
     while child == 0:
         time.sleep(0.01)
+    os.read(here, 2)
     os.kill(child, signal.SIGTERM)
     print(os.waitpid(child, 0)[1])
 module = ModuleType("isthmus.cli.train")

@@ -132,7 +132,7 @@ def _plan(found: Found, place: CaptionFile | SideCars | Printed, others: int, *,
         return
     for name in todo:
         typer.echo(name)
-    say(f"{len(todo)} pictures to caption, {done} done before, {others} other files ignored; nothing was written")
+    say(f"to caption: {len(todo)}; done before: {done}; other files ignored: {others}; nothing was written")
 
 
 def _report(outcome: Outcome, target: Target, others: int) -> int:
@@ -150,9 +150,9 @@ def _report(outcome: Outcome, target: Target, others: int) -> int:
     if printed:
         return code
     place = "text files beside the pictures" if target.output is None else str(target.output)
-    empty = f" ({outcome.empty} of them empty)" if outcome.empty else ""
+    empty = f" (empty: {outcome.empty})" if outcome.empty else ""
     say(
-        f"{outcome.written} captions{empty} written to {place}; {outcome.done_before} done before, "
-        f"{len(outcome.broken)} pictures broken, {others} other files ignored"
+        f"captions written to {place}: {outcome.written}{empty}; done before: {outcome.done_before}; "
+        f"broken pictures: {len(outcome.broken)}; other files ignored: {others}"
     )
     return code
