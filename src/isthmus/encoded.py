@@ -27,14 +27,15 @@ Texts = str | Sequence[str]
 class Encoded:
     """B encoded pictures, to be passed again wherever pictures can be: encode once, ask many.
 
-    `single` says that one picture was given, not a list; `encoder` is the encoder's fingerprint. What a bridge reads
-    in the pictures (query states, keys and values) is kept after the first question, so far as all pictures are
-    asked about at once: at most one batch. `len()` counts pictures; an index or a slice takes some.
+    `single` says that one picture was given, not a list; `encoder` is the encoder's fingerprint and the layer that
+    gave the patches. What a bridge reads in the pictures (query states, keys and values) is kept after the first
+    question, so far as all pictures are asked about at once: at most one batch. `len()` counts pictures; an index or
+    a slice takes some.
     """
 
     patches: Float[Tensor, "B P V"]
     single: bool
-    encoder: str
+    encoder: tuple[str, int | None]
     _read: WeakKeyDictionary[Bridge, ImageEncoding] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def __len__(self) -> int:
@@ -57,7 +58,7 @@ class Encoded:
         """What a bridge reads in the pictures, computed at the first call."""
         known = self._read.get(bridge)
         if known is None:
-            known = bridge.qformer.encode_image(self.patches)
+            known = bridge.qformer.encode_image(self.patches.to(bridge.qformer.queries.device))
             self._read[bridge] = known
         return known
 
@@ -69,7 +70,7 @@ class Encoded:
 
     def pair_logits(self, bridge: Bridge, texts: Text, *, batch_size: int) -> Float[Tensor, "B J 2"]:
         """ITM's logits of every picture with each of J texts, fp32; `batch_size` pairs are looked at at once."""
-        memory, device = self.read_by(bridge).memory, self.patches.device
+        memory, device = self.read_by(bridge).memory, bridge.qformer.queries.device
         count = len(texts.ids)
         logits = []
         for pairs in torch.split(torch.arange(len(self) * count), batch_size):

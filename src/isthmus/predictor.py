@@ -126,7 +126,7 @@ class Predictor:
                     prompts = [prompt] * len(part) if isinstance(prompt, str) else prompt and prompt[rows]
                     written += self._by_llm(loaded.bridge, part, how, prompts)
                 else:
-                    written += caption_by_qformer(loaded.bridge, loaded.tokenizer, part.patches, how)
+                    written += caption_by_qformer(loaded.bridge, loaded.tokenizer, part.patches.to(self.device), how)
         return written[0] if is_one(images) else written
 
     def match(self, images: Images, texts: Texts, *, itm: bool = True, batch_size: int = 32) -> Matches:
@@ -194,10 +194,10 @@ class Predictor:
         while views := [encoder.preprocessing.centre(picture) for picture in islice(pictures, size)]:
             with self._computing():
                 patches = encoder(torch.stack(views).to(self.device))
-            yield Encoded(patches, is_one(images), self._pretrained.encoder_fingerprint)
+            yield Encoded(patches, is_one(images), self._pretrained.encoder_identity)
 
     def _own(self, images: Encoded) -> Encoded:
-        if images.encoder != self._pretrained.encoder_fingerprint:
+        if images.encoder != self._pretrained.encoder_identity:
             raise ConfigError("these pictures were encoded by another image encoder; encode them with this predictor")
         if not len(images):
             raise DataError("there is no picture in what was encoded; take at least one")

@@ -204,3 +204,14 @@ def test_config_loads_no_torch():
     code = "import sys, isthmus.config.run; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_exponents_in_lists_are_numbers(write):
+    sources = "data.train=[{folder: a, weight: 1e-1}, {folder: b, weight: 2e-1}]"
+    config = load_config(write(STAGE1), [sources])
+    assert [source.weight for source in config.data.sources] == [0.1, 0.2]
+
+
+def test_the_output_may_begin_with_the_home_folder(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/reader")
+    assert load_config(write(STAGE1), ["output=~/runs"]).output == "/home/reader/runs"

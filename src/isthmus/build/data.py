@@ -107,7 +107,7 @@ def broken_pictures(config: RunConfig) -> BrokenPictures:
     data = config.data
     everyone = [*data.sources, *([data.evaluation] if data.evaluation else [])]
     folders = [Path(_table(one)).parent if one.kind == "table" else _folder(one) for one in everyone]
-    output = Path(config.output).expanduser()
+    output = Path(config.output)
     return BrokenPictures(data.broken, rate=data.broken_rate, output=output, folders=folders)
 
 

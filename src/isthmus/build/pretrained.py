@@ -77,7 +77,7 @@ class Pretrained:
 
     compute: Compute
     encoder: Encoder
-    encoder_fingerprint: str
+    encoder_identity: tuple[str, int | None]
     bridges: Mapping[int, LoadedBridge]
     llm: FrozenLLM | None
 
@@ -102,7 +102,7 @@ def load_pretrained(folders: Sequence[Path], wishes: Wishes) -> Pretrained:
     if wishes.llm is not None and llm is not None:
         moved["llm"] = (wishes.llm, llm.address)
     bridges = {stage: _load(*files.pop(stage), moved, compute) for stage in sorted(files)}
-    return Pretrained(compute, encoder, known.fingerprint, bridges, llm)
+    return Pretrained(compute, encoder, (known.fingerprint, known.hidden_layer), bridges, llm)
 
 
 def save_bridges(bridges: Mapping[int, LoadedBridge], folder: Path, *, licence: str | None) -> None:

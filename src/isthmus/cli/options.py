@@ -26,7 +26,7 @@ Models = Annotated[
     typer.Option("--model", help="The folder of a training run; give it twice for one of each stage."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Precision = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
 Encoder = Annotated[str | None, typer.Option(help="New address of an image encoder that moved, e.g. folder:PATH.")]
 Llm = Annotated[str | None, typer.Option("--llm", help="New address of a language model that moved.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures that are encoded at once.", min=1)]

@@ -1,13 +1,14 @@
 """A whole run: the one file that a user writes, read from YAML and overridden by `key.sub=value`."""
 
 import copy
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from isthmus.config.base import Section
 from isthmus.config.data import ONE, SEVERAL, DataConfig, FeaturesConfig
@@ -31,7 +32,7 @@ class RunConfig(Section):
 
     stage: Literal[1, 2]
     """1: against text (ITC, ITM, ITG); 2: through the frozen language model."""
-    output: str
+    output: Annotated[str, AfterValidator(os.path.expanduser)]
     """The run's folder: bridge, log, record."""
     overwrite: bool = False
     """Train over the bridge of an earlier run in `output`."""
@@ -199,6 +200,8 @@ def _numbers(value: Any) -> Any:
     """YAML 1.1 reads 1e-4 as a string; a user means the number."""
     if isinstance(value, dict):
         return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     return value

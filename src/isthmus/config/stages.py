@@ -1,4 +1,4 @@
-"""One file for both stages: shared keys, and under `stage1:` and `stage2:` what each has of its own (docs/adr/0005)."""
+"""One file for both stages: shared keys, and under `stage1:` and `stage2:` what each has of its own (docs/adr/0006)."""
 
 from dataclasses import dataclass
 from pathlib import Path
