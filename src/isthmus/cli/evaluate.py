@@ -13,6 +13,7 @@ from isthmus.config.run import parse_overrides
 from isthmus.errors import UserError
 from isthmus.features.files import write_atomically
 from isthmus.tasks.coco import METRICS
+from isthmus.tasks.output import check_place
 from isthmus.train.tracking import StoreProgress
 
 SCORES = "evaluation.json"
@@ -28,6 +29,7 @@ def run_evaluate(
 ) -> None:
     """Score a run's bridge and write `evaluation.json` beside it; `coco` stands for all three of its metrics."""
     quiet_libraries()
+    check_place(folder / SCORES)
     with StoreProgress() as progress:
         run = load_run(folder, parse_overrides(overrides), progress=progress)
     asked = [metric for metric in METRICS if metric in metrics or "coco" in metrics]

@@ -1,22 +1,40 @@
 """`isthmus quickstart`: the guided first run, its tables and its page."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
 from isthmus.cli.show import console, quiet_libraries, retrieval_table, show_captions, stage2_table
+from isthmus.errors import UserError
 from isthmus.quickstart.page import write_page
 from isthmus.quickstart.plan import parse_work
 from isthmus.quickstart.run import Order, Quickstart
 from isthmus.quickstart.score import REPORT, finished_report, score
+from isthmus.tasks.output import check_place
 from isthmus.train.tracking import Reporter
 
 _EXAMPLES = 10
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def run_quickstart(budget: str, steps: str | None, output: Path, *, seed: int, development: bool) -> None:
     """Do what is not done yet, score it, print what was found."""
     quiet_libraries()
     order = Order(output, parse_work(budget, steps), seed, development)
+    check_place(output / REPORT)
+    try:
+        _run(order)
+    except OSError as problem:
+        if problem.errno not in _NO_ROOM:
+            raise
+        raise UserError(
+            f"{problem.filename or output} cannot be written ({problem.strerror}); what is done stays: free space, or "
+            "choose another --output, and run the same command again"
+        ) from problem
+
+
+def _run(order: Order) -> None:
+    output = order.folder
     run = Quickstart(order, lambda line: console.print(line, markup=False))
     with _PictureProgress() as progress:
         workshop = run.run(progress)
