@@ -211,10 +211,18 @@ def test_pictures_pass_the_encoders_centre_view(both, pictures):
     torch.testing.assert_close(both.encode(pictures[0]).patches, expected)
 
 
-def test_what_comes_back_can_be_changed(both, pictures):
-    matches = both.match(pictures, TEXTS)
-    for answer in (matches.itc, matches.itm, matches.score, both.embed(images=pictures), both.embed(texts=TEXTS)):
+def test_what_comes_back_can_be_changed_and_later_answers_stay_as_they_were(both, pictures):
+    encoded = both.encode(pictures)
+
+    def answers():
+        matches = both.match(encoded, TEXTS)
+        return matches.itc, matches.itm, matches.score, both.embed(images=encoded), both.embed(texts=TEXTS)
+
+    before = [answer.clone() for answer in answers()]
+    for answer in answers():
         answer += 1
+    for known, again in zip(before, answers(), strict=True):
+        torch.testing.assert_close(again, known, **EXACT)
 
 
 def test_no_gradient_and_nothing_learns(both, pictures):
