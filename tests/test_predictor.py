@@ -287,19 +287,20 @@ def test_an_empty_text_is_refused(both, pictures, texts, message):
         both.embed(texts=texts)
 
 
-def said(caplog):
-    return [record.getMessage() for record in caplog.records if record.name.startswith("isthmus")]
+def warned(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_texts_are_normalised_and_a_long_one_is_cut_with_one_warning(place, pictures, caplog):
-    predictor = Predictor.from_pretrained(place / "stage1")
-    with caplog.at_level(logging.WARNING, logger="isthmus"):
+@pytest.mark.parametrize("level", [logging.WARNING, logging.INFO])
+def test_texts_are_normalised_and_a_long_one_is_cut_with_one_warning(place, pictures, caplog, level):
+    with caplog.at_level(level, logger="isthmus"):
+        predictor = Predictor.from_pretrained(place / "stage1")
         torch.testing.assert_close(predictor.embed(texts=" a \n red\tcat "), predictor.embed(texts="a red cat"))
-        assert not said(caplog)
+        assert not warned(caplog)
         long = "a red cat " * 500
         first = predictor.embed(texts=[long, "sun"])
         predictor.match(pictures[0], long)
-    assert said(caplog) == ["1 texts were cut to the 32 tokens that the bridge reads"]
+    assert warned(caplog) == ["1 texts were cut to the 32 tokens that the bridge reads"]
     torch.testing.assert_close(first[0], predictor.embed(texts="a red cat " * 10)[0])
 
 

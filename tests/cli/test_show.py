@@ -1,9 +1,11 @@
 """What stands on the terminal: three orders with intervals, how the weight was chosen, what the gap means."""
 
+import logging
+
 import pytest
 
 from isthmus.cli import show
-from isthmus.cli.show import retrieval_table, show_figures, stage2_table
+from isthmus.cli.show import quiet_libraries, retrieval_table, show_figures, stage2_table
 
 RECALLS = {"R@1": 55.4, "R@5": 87.7, "R@10": 93.8, "mean_rank": 3.25, "median_rank": 1.0}
 BOTH = {"text_to_image": RECALLS, "image_to_text": {**RECALLS, "R@1": 53.8}}
@@ -99,3 +101,12 @@ def test_captions_and_their_scores(shown):
 
 def test_no_figures_show_nothing(shown):
     assert shown({}, whole=True) == ""
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_a_command_shows_its_notices_and_no_test_after_it_does(turn):
+    log = logging.getLogger("isthmus")
+    assert (log.level, log.handlers) == (logging.NOTSET, []), "what the turn before set is gone"
+    quiet_libraries()
+    quiet_libraries()
+    assert log.level == logging.INFO and len(log.handlers) == 1
