@@ -235,7 +235,8 @@ class Predictor:
         tokens, cut = read_texts(texts, loaded.tokenizer)
         if cut and not self._warned:
             self._warned = True
-            _log.warning("%d texts were cut to the %d tokens that the bridge reads", cut, loaded.tokenizer.max_tokens)
+            what = "1 text was" if cut == 1 else f"{cut} texts were"
+            _log.warning("%s cut to the %d tokens that the bridge reads", what, loaded.tokenizer.max_tokens)
         return tokens
 
 
