@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from isthmus.objectives.itg import IGNORED, itg, next_tokens
+from isthmus.objectives.itg import IGNORED, itg, labelled, next_tokens
 
 IDS = torch.tensor([[9, 1, 2], [9, 0, 0]])
 MASK = torch.tensor([[True, True, True], [True, True, False]])
@@ -57,3 +58,24 @@ def test_unequal_ranks_sum_to_the_whole_in_tokens():
 def test_nothing_to_predict_is_zero():
     term = itg(torch.randn(1, 1, 3), torch.full((1, 1), IGNORED), smoothing=0.1)
     assert (term.sum.item(), term.weight.item(), term.mean().item()) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_gradient_is_that_of_torch_s_own_cross_entropy(smoothing, dtype):
+    logits = (3 * torch.randn(2, 2, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).to(dtype)
+    labels = next_tokens(IDS, MASK)
+    ours, torchs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    (2.5 * itg(ours, labels, smoothing=smoothing).sum).backward()
+    precise = torchs.to(torch.promote_types(dtype, torch.float32)).flatten(0, 1)
+    (2.5 * F.cross_entropy(precise, labels.flatten(), reduction="sum", label_smoothing=smoothing)).backward()
+    assert ours.grad.dtype == dtype
+    torch.testing.assert_close(ours.grad, torchs.grad, atol=1e-12 if dtype == torch.float64 else 1e-2, rtol=0)
+    assert not ours.grad[1, 1].any()
+
+
+def test_rows_without_a_label_never_reach_the_head():
+    states = torch.arange(8.0).view(2, 2, 2)
+    rows, labels = labelled(states, next_tokens(IDS, MASK))
+    assert rows.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert labels.tolist() == [1, 2, 0]

@@ -15,7 +15,7 @@ from isthmus import distributed
 from isthmus.models.bridge import Bridge
 from isthmus.objectives.identity import IdentityPolicy, same_thing
 from isthmus.objectives.itc import image_to_text, itc, text_to_image
-from isthmus.objectives.itg import itg, next_tokens
+from isthmus.objectives.itg import itg, labelled, next_tokens
 from isthmus.objectives.itm import itm
 from isthmus.objectives.negatives import (
     IMAGES_FOR_TEXT,
@@ -127,8 +127,8 @@ class Stage1(nn.Module):
         """ITG: every token but the last is an input, every token but the first a label."""
         qformer = self.bridge.qformer
         inputs = for_generation(Text(text.ids[:, :-1], text.mask[:, :-1]), self.dec)
-        logits = qformer.predict(qformer.decode(inputs, prefix))
-        return itg(logits, next_tokens(text.ids, text.mask), smoothing=self.options.itg_smoothing)
+        states, labels = labelled(qformer.decode(inputs, prefix), next_tokens(text.ids, text.mask))
+        return itg(qformer.predict(states), labels, smoothing=self.options.itg_smoothing)
 
     def _match(self, batch: Batch, memory: Memory, images: Negatives, texts: Negatives) -> Term:
         """ITM on the rows (image, its text), (another image, the text), (the image, another text)."""
