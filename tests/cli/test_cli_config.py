@@ -50,9 +50,12 @@ def run(tmp_path):
 
 def test_the_schema_names_what_is_needed_and_allows_nothing_unknown():
     schema = json.loads(CliRunner().invoke(app, ["schema"]).stdout)
-    assert set(schema["required"]) == {"stage", "output", "data", "encoder", "train"}
-    assert set(ONE) < set(schema["properties"]) and schema["additionalProperties"] is False
-    assert all({"description", "$ref"} & content.keys() for content in schema["properties"].values())
+    run = schema["$defs"]["RunConfig"]
+    assert set(run["required"]) == {"stage", "output", "data", "encoder", "train"}
+    assert set(ONE) < set(run["properties"]) and run["additionalProperties"] is False
+    for name in ("RunConfig", "Stages", "Stage"):
+        told = {key: set(content) for key, content in schema["$defs"][name]["properties"].items()}
+        assert all({"description", "$ref", "anyOf"} & content for content in told.values())
 
 
 def test_show_says_what_is_given_and_what_is_default(run):

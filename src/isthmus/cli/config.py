@@ -13,11 +13,13 @@ app = typer.Typer(help="What a recipe can say, and what one says with every defa
 def schema() -> None:
     """Write the JSON Schema of a recipe to stdout: every key, its type, its limits, its default and what it means.
 
+    It holds for a file of one run and for one of both stages.
+
     Example: isthmus config schema > isthmus.schema.json
     """
-    from isthmus.config.run import RunConfig
+    from isthmus.config.schema import recipe_schema
 
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(recipe_schema(), indent=2, ensure_ascii=False))
 
 
 @app.command(short_help="A recipe with every key, its value and meaning.")

@@ -8,10 +8,11 @@ from isthmus.config.run import RunConfig, check, parse_overrides, put, read_yaml
 from isthmus.errors import ConfigError
 
 SECTIONS = {"stage1": 1, "stage2": 2}
-_NOT_SHARED = {
+NOT_SHARED = {
     "stage": "the sections `stage1:` and `stage2:` say which stage is meant",
     "init": "say `stage1.init.from` or `stage2.init.from`",
 }
+WRITTEN_BELOW = ("stage", "output")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def load_stages(path: Path, overrides: list[str] | None = None, *, only: int | N
 
 
 def _check_shared(content: dict[str, Any], path: Path) -> None:
-    for key, hint in _NOT_SHARED.items():
+    for key, hint in NOT_SHARED.items():
         if key in content:
             raise ConfigError(f"{path}: `{key}` cannot be shared by both stages; {hint}")
     if not isinstance(content.get("output"), str):
@@ -54,7 +55,7 @@ def _check_shared(content: dict[str, Any], path: Path) -> None:
         section = content.get(name)
         if section is not None and not isinstance(section, dict):
             raise ConfigError(f"{path}: `{name}` is {section!r}: it should be a section of keys")
-        for key in ("stage", "output"):
+        for key in WRITTEN_BELOW:
             if key in (section or {}):
                 raise ConfigError(f"{path}: leave `{name}.{key}` out: {name} is written below the file's `output`")
 
