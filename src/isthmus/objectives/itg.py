@@ -59,7 +59,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         return losses.masked_fill(~counted, 0).sum()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         logits, labels, normaliser = ctx.saved_tensors
         scale = (labels != IGNORED).to(normaliser.dtype) * gradients[0]
         gradient = torch.sub(logits, normaliser[:, None]).exp_().sub_(ctx.smoothing / logits.shape[1])
