@@ -88,16 +88,28 @@ def test_the_original_s_switches_are_all_at_the_original_s_side():
     one, two = runs("lavis.yaml")
     switches = {
         1: {"objectives.gather", "objectives.identity", "objectives.negatives", "objectives.clamp_temperature"}
-        | {"bridge.fold_token_type", "bridge.dec", "train.token_mean", "train.beta2"},
-        2: {"llm.prompt.bos", "train.token_mean", "train.beta2"},
+        | {"bridge.fold_token_type", "bridge.dec", "train.token_mean", "train.beta2"}
+        | {"train.decay_temperature", "train.schedule", "train.warmup_from"},
+        2: {"llm.prompt.bos", "train.token_mean", "train.beta2", "train.schedule", "train.warmup_from"},
     }
     for run in (one, two):
         stage = {knob.key: knob for knob in knobs(run)}
         told = {key for key, knob in stage.items() if re.search(r"the original|BLIP-2's own|the paper's", knob.meaning)}
-        told = {key for key in told if run.stage == 1 or key.split(".")[0] not in ("objectives", "bridge")}
+        if run.stage == 2:
+            told = {key for key in told if key.split(".")[0] not in ("objectives", "bridge")}
+            told = {key for key in told if not stage[key].meaning.startswith("Stage 1 only")}
         assert told == switches[run.stage]
         assert all(stage[key].given for key in told)
     assert (one.objectives.gather, one.objectives.identity, one.objectives.negatives) == ("detached", "off", "hard")
     assert (one.objectives.clamp_temperature, one.bridge.fold_token_type, one.bridge.dec) == (False, False, "random")
     assert (two.llm.prompt.bos, two.train.token_mean, two.train.beta2) == ("after_soft_prompt", "per_rank", 0.999)
-    assert one.train.lr * one.train.lr_min == pytest.approx(1e-5)
+    assert one.train.decay_temperature and [run.train.schedule for run in (one, two)] == ["epoch", "epoch"]
+
+
+def test_the_original_s_rates_are_the_original_s():
+    one, two = runs("lavis.yaml")
+    for run, warmup in ((one, 5000), (two, 2000)):
+        assert round(run.train.warmup * run.train.steps) == warmup
+        assert run.train.lr == pytest.approx(1e-4)
+        assert run.train.lr * run.train.lr_min == pytest.approx(1e-5)
+        assert run.train.lr * run.train.warmup_from == pytest.approx(1e-6)

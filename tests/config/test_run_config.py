@@ -119,6 +119,11 @@ def test_stage_2_starts_from_no_bert():
         (STAGE1, {"bridge": {"bert": "a", "projection": "least_squares"}}, "`bridge.projection` is a key of stage 2"),
         (STAGE1, {"train": {**STAGE1["train"], "lr_projection": 1e-3}}, "`train.lr_projection` is a key of stage 2"),
         (STAGE2, {"objectives": {"gather": "detached"}}, "`objectives` is a key of stage 1; leave it out of stage 2"),
+        (
+            STAGE2,
+            {"train": {**STAGE2["train"], "decay_temperature": True}},
+            "`train.decay_temperature` is a key of stage 1",
+        ),
     ],
 )
 def test_a_key_that_another_stage_reads_is_refused(content, section, message):

@@ -10,8 +10,8 @@ from isthmus.train.optimizer import AdamW, Rates, make_optimizer
 RATES = Rates(copied=1e-4, new=3e-4, projection=9e-4)
 
 
-def settings_by_name(bridge, fresh):
-    optimizer = make_optimizer(bridge, AdamW(RATES, (0.9, 0.98), 0.05), fresh=fresh)
+def settings_by_name(bridge, fresh, **more):
+    optimizer = make_optimizer(bridge, AdamW(RATES, (0.9, 0.98), 0.05, **more), fresh=fresh)
     names = {id(parameter): name for name, parameter in bridge.named_parameters()}
     return {
         names[id(parameter)]: (group["lr"], group["weight_decay"])
@@ -29,6 +29,15 @@ def test_every_tensor_is_in_one_group_and_only_matrices_are_decayed():
     assert found["heads.temperature"][1] == 0.0
     assert found["qformer.memory.norm.weight"][1] == 0.0
     assert found["qformer.queries"][1] == 0.05
+
+
+def test_the_original_s_rule_decays_the_temperature_and_nothing_else_more():
+    bridge = tiny_bridge(language_width=7)
+    found = settings_by_name(bridge, fresh=(), decay_temperature=True)
+    for name, parameter in bridge.named_parameters():
+        left_alone = parameter.ndim == 1 or name.endswith(".bias")  # the original's rule, in its own words
+        assert found[name][1] == (0.0 if left_alone else 0.05), name
+    assert found["heads.temperature"][1] == 0.05
 
 
 def test_rates_of_copied_fresh_and_projection():

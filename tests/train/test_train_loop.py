@@ -23,7 +23,9 @@ PLAN = Plan(
     batches_per_epoch=2,
     accumulation=1,
     warmup=0,
+    warmup_from=0.0,
     lowest=1.0,
+    cosine_by_epoch=False,
     clip=1e9,
     seed=3,
     per_rank_mean=False,
@@ -193,6 +195,29 @@ def test_steps_carry_the_epoch_of_their_rows_and_their_share_of_the_run(hooks, a
     assert [step.epoch for step in stage.steps[::accumulation]] == epochs
     assert [step.progress for step in stage.steps[::accumulation]] == [number / 6 for number in range(6)]
     assert {step.seed for step in stage.steps} == {3}
+
+
+def rates_of_a_run(plan):
+    seen, trainer = [], make_trainer(Quadratic(), plan)
+    trainer.raw_optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    for number in range(plan.steps):
+        trainer.step([tiny_batch()] * plan.accumulation, number)
+    return seen
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_cosine_moves_with_the_epochs_of_the_rows_where_asked(accumulation):
+    plan = replace(PLAN, accumulation=accumulation, batches_per_epoch=2 * accumulation, lowest=0.2)
+    assert rates_of_a_run(replace(plan, cosine_by_epoch=True, warmup=2, warmup_from=0.5)) == pytest.approx(
+        [0.05 * share for share in (0.5, 0.75, 0.8, 0.8, 0.4, 0.4)]
+    )
+    by_step = [0.2 + 0.8 * (1 + math.cos(math.pi * number / 6)) / 2 for number in range(6)]
+    assert rates_of_a_run(plan) == pytest.approx([0.05 * share for share in by_step])
+
+
+def test_an_epoch_that_the_run_does_not_finish_counts_as_one():
+    plan = replace(PLAN, steps=5, lowest=0.0, cosine_by_epoch=True)
+    assert [plan.rate(number) for number in (0, 2, 4)] == pytest.approx([1.0, 0.75, 0.25])
 
 
 def test_stage_1_divides_each_term_by_its_own_weight():

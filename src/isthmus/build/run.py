@@ -173,7 +173,8 @@ def _accelerator(config: RunConfig) -> Accelerator:
 
 def _optimizer(config: RunConfig, built: BuiltBridge) -> torch.optim.AdamW:
     train = config.train
-    settings = AdamW(learning_rates(train, built), (train.beta1, train.beta2), train.weight_decay)
+    rates, betas = learning_rates(train, built), (train.beta1, train.beta2)
+    settings = AdamW(rates, betas, train.weight_decay, train.decay_temperature)
     return make_optimizer(built.bridge, settings, fresh=built.fresh)
 
 
@@ -184,7 +185,9 @@ def _plan(config: RunConfig, batches_per_epoch: int) -> Plan:
         batches_per_epoch=batches_per_epoch,
         accumulation=train.accumulation,
         warmup=round(train.warmup * train.steps),
+        warmup_from=train.warmup_from,
         lowest=train.lr_min,
+        cosine_by_epoch=train.schedule == "epoch",
         clip=train.clip,
         seed=config.seed,
         per_rank_mean=train.token_mean == "per_rank",

@@ -79,7 +79,10 @@ class RunConfig(Section):
                 "bridge.projection": self.bridge.projection != "random",
                 "train.lr_projection": self.train.lr_projection,
             },
-            2: {"objectives": self.objectives != ObjectivesConfig()},
+            2: {
+                "objectives": self.objectives != ObjectivesConfig(),
+                "train.decay_temperature": self.train.decay_temperature,
+            },
         }
         for key, given in foreign[self.stage].items():
             if given:

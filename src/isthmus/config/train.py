@@ -47,9 +47,15 @@ class TrainConfig(Section):
     beta2: Probability = 0.98
     """AdamW's decay of the gradient's square (the paper's 0.98)."""
     weight_decay: float = Field(default=0.05, ge=0)
-    """Decay of tensors with two or more axes; vectors, norms and the temperature are never decayed."""
+    """Decay of tensors with two or more axes; vectors and norms are never decayed."""
+    decay_temperature: bool = False
+    """Stage 1 only: decay the temperature too, which pulls it to 0; the original: true."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from 0."""
+    """Share of the steps in which the learning rate rises."""
+    warmup_from: float = Field(default=0.0, ge=0, le=1)
+    """Where it rises from, as a share of the peak; the original: 0.01."""
+    schedule: Literal["step", "epoch"] = "step"
+    """What the cosine moves with; `epoch`: the warm-up stands in the first alone; the original: epoch."""
     lr_min: float = Field(default=0.0, ge=0, le=1)
     """Where the cosine ends, as a share of the peak."""
     clip: float = Field(default=1.0, gt=0)

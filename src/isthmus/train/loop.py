@@ -22,7 +22,7 @@ from isthmus.fingerprint import text_identity
 from isthmus.randomness import hash64
 from isthmus.records import Batch, Losses, Step, mean_over
 from isthmus.train.meters import Meters
-from isthmus.train.schedule import share_of_peak
+from isthmus.train.schedule import Schedule
 from isthmus.train.tracking import JsonLines, Reporter
 
 _DROPOUT = text_identity("dropout of a micro-batch")
@@ -48,13 +48,25 @@ class Plan:
     batches_per_epoch: int
     accumulation: int
     warmup: int
+    warmup_from: float
     lowest: float
+    cosine_by_epoch: bool
     clip: float
     seed: int
     per_rank_mean: bool
     log_every: int
     evaluate_every: int | None
     save_every: int | None
+
+    def epoch(self, number: int) -> int:
+        """The epoch of the rows of step `number`, counted from 0."""
+        return number * self.accumulation // self.batches_per_epoch
+
+    def rate(self, number: int) -> float:
+        """The learning rate of step `number`, as a share of its peak."""
+        epochs = self.epoch(self.steps - 1) + 1 if self.cosine_by_epoch else None
+        schedule = Schedule(self.steps, self.warmup, self.warmup_from, self.lowest, epochs)
+        return schedule.share(number, self.epoch(number))
 
 
 @dataclass(frozen=True)
@@ -74,10 +86,7 @@ class Trainer:
         self.plan, self.accelerator, self.raw_optimizer = plan, accelerator, optimizer
         self.bare = cast(Stage, stage)
         self.stage, self.optimizer = accelerator.prepare(stage, optimizer)
-        self.schedule = LambdaLR(
-            optimizer,
-            lambda step: share_of_peak(step, steps=plan.steps, warmup=plan.warmup, lowest=plan.lowest),
-        )
+        self.schedule = LambdaLR(optimizer, plan.rate)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.meters = Meters()
         self.skipped = torch.zeros((), device=accelerator.device)
@@ -141,8 +150,7 @@ class Trainer:
         self.skipped += broken
 
     def _keys(self, number: int) -> Step:
-        epoch = number * self.plan.accumulation // self.plan.batches_per_epoch
-        return Step(self.plan.seed, epoch, number / self.plan.steps)
+        return Step(self.plan.seed, self.plan.epoch(number), number / self.plan.steps)
 
     def _micro_batches(self, stream: Iterator[Batch]) -> list[Batch]:
         return [next(stream).to(self.accelerator.device) for _ in range(self.plan.accumulation)]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+TEMPERATURE = "heads.temperature"
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -18,11 +20,12 @@ class Rates:
 
 @dataclass(frozen=True)
 class AdamW:
-    """The optimizer's settings; `decay` acts on tensors of two or more axes only (DESIGN 5.6)."""
+    """The optimizer's settings; `decay` acts on tensors of two or more axes, and on the temperature where asked."""
 
     rates: Rates
     betas: tuple[float, float]
     decay: float
+    decay_temperature: bool = False  # the original: True, as its rule leaves out biases and vectors only
 
 
 def make_optimizer(bridge: nn.Module, settings: AdamW, *, fresh: Collection[str]) -> torch.optim.AdamW:
@@ -32,7 +35,8 @@ def make_optimizer(bridge: nn.Module, settings: AdamW, *, fresh: Collection[str]
         rate = settings.rates.new if name in fresh else settings.rates.copied
         if name.startswith("projection."):
             rate = settings.rates.projection
-        decay = settings.decay if parameter.ndim > 1 else 0.0
+        decayed = parameter.ndim > 1 or (settings.decay_temperature and name == TEMPERATURE)
+        decay = settings.decay if decayed else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     listed = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
     return torch.optim.AdamW(listed, betas=settings.betas, fused=True)
