@@ -68,3 +68,11 @@ def test_what_cannot_be_scored_is_one_sentence(place, held_out, tmp_path):
         load_run(place / "stage1", other, progress=silent)
     with pytest.raises(CheckpointError, match="is no model folder"):
         load_run(place / "pictures", held_out, progress=silent)
+
+
+def test_a_folder_of_both_stages_is_told_to_give_one_of_them(place, held_out):
+    with pytest.raises(ConfigError) as told:
+        load_run(place, held_out, progress=silent)
+    assert str(told.value) == (
+        f"{place} holds stage1 and stage2, and one bridge is asked for; give {place}/stage1 or {place}/stage2"
+    )

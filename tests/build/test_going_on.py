@@ -1,5 +1,6 @@
 """Going on from a folder: what each stage takes of each, what starts anew, what is left, and what is refused."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -161,3 +162,9 @@ def test_a_projection_learns_as_new_only_where_it_is_new(one, two):
     assert learning_rates(train, taken) == Rates(1e-4, 9e-4, 1e-4)
     own = train.model_copy(update={"lr_projection": 2e-3})
     assert learning_rates(own, new).projection == learning_rates(own, taken).projection == 2e-3
+
+
+def test_a_folder_of_both_runs_is_told_to_give_one(one, tmp_path):
+    shutil.copytree(one, tmp_path / "stage1")
+    with pytest.raises(ConfigError, match=f"holds stage1, and one bridge is asked for; give {tmp_path}/stage1$"):
+        start(tmp_path)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isthmus.build.bridge import BuiltBridge, bridge_folder, check_positions, dropouts, fitting_state
+from isthmus.build.folders import one_bridge
 from isthmus.build.workshop import Tower, check_tower
 from isthmus.checkpoints.native import MARKER, WEIGHTS, read_bridge
 from isthmus.config.model import BridgeConfig
@@ -34,10 +35,11 @@ class Start:
 def read_start(init: InitConfig, encoder: Tower) -> Start:
     """Read what `init.from` names: the folder of a run or its bridge.
 
-    Raises `CheckpointError` when it is no model folder, or the bridge of another image encoder.
+    Raises `CheckpointError` when it is no model folder, or the bridge of another image encoder, `ConfigError` for a
+    folder that holds the runs of both stages.
     """
     folder = Path(init.folder).expanduser()
-    file = read_bridge(bridge_folder(folder))
+    file = read_bridge(one_bridge(folder))
     check_tower(file, "encoder", encoder)
     return Start(folder, file)
 

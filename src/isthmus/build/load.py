@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from isthmus.build.bridge import bridge_folder, load_bridge
+from isthmus.build.bridge import load_bridge
 from isthmus.build.data import open_held_out, open_looks
 from isthmus.build.evaluation import Evaluation, Order
+from isthmus.build.folders import one_bridge
 from isthmus.build.workshop import Workshop, check_tower, open_workshop
 from isthmus.checkpoints.native import read_bridge, update_provenance
 from isthmus.config.data import SourceConfig
@@ -75,11 +76,12 @@ def load_run(
     """Load a run's bridge and towers, and its held-out source as the values by `key.sub` name it.
 
     Raises `CheckpointError` when a tower is not the one that the bridge was trained with, `ConfigError` when no
-    held-out source is named.
+    held-out source is named, or for a folder that holds the runs of both stages.
     """
-    file = read_bridge(bridge_folder(folder))
+    place = one_bridge(folder)
+    file = read_bridge(place)
     recorded = {**file.provenance["config"], "precision": _PRECISIONS[file.provenance["precision"]]}
-    recorded["output"] = str(bridge_folder(folder).parent)  # the run may have moved
+    recorded["output"] = str(place.parent)  # the run may have moved
     if any(key.startswith("data.evaluation") for key in values):
         recorded = put(recorded, {"data.held_out": None})
     config = check(put(recorded, values), str(folder))
@@ -91,13 +93,13 @@ def load_run(
         )
     workshop = workshop or open_workshop(config)
     check_tower(file, "encoder", workshop.tower)
-    tokenizer = QFormerTokenizer(bridge_folder(folder), max_tokens=config.bridge.max_tokens)
+    tokenizer = QFormerTokenizer(place, max_tokens=config.bridge.max_tokens)
     stage = _stage(file, config, tokenizer, workshop)
     looks = open_looks(config, workshop.encoder, [source], workshop.compute, progress=progress)
     source = looks.usable(source, training=False)
     look, order = looks(source, seed=None), Order.of(file.provenance)
     evaluation = Evaluation(source, looks, look, tokenizer, workshop.compute, config.seed, order)
-    return LoadedRun(stage, evaluation, config, file.provenance, bridge_folder(folder))
+    return LoadedRun(stage, evaluation, config, file.provenance, place)
 
 
 def _stage(file: BridgeFile, config: RunConfig, tokenizer: QFormerTokenizer, workshop: Workshop) -> Stage1 | Stage2:

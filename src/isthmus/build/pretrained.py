@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from isthmus.build.bridge import bridge_folder, load_bridge
+from isthmus.build.folders import STAGES, bridge_folders
 from isthmus.build.precision import Compute, choose_compute, native_bf16
 from isthmus.build.towers import build_encoder, build_llm, resolve
 from isthmus.build.workshop import check_tower, identify
@@ -28,8 +29,6 @@ from isthmus.records import BridgeFile
 from isthmus.vision.encoder import Encoder
 
 TowerConfig = TypeVar("TowerConfig", EncoderConfig, LanguageConfig)
-
-STAGES = {1: "stage1", 2: "stage2"}
 
 # no fp16: what fp32 weights round to there does not tell which weights they were, and fingerprints are of bf16
 _DTYPES = {
@@ -124,7 +123,7 @@ def save_bridges(bridges: Mapping[int, LoadedBridge], folder: Path, *, licence: 
 
 def _read(folders: Sequence[Path]) -> dict[int, tuple[Path, BridgeFile]]:
     files: dict[int, tuple[Path, BridgeFile]] = {}
-    for folder in (inner for given in folders for inner in _bridge_folders(given.expanduser())):
+    for folder in (inner for given in folders for inner in bridge_folders(given.expanduser())):
         file = read_bridge(folder)
         stage = file.provenance.get("stage")
         if stage not in STAGES or "encoder" not in file.provenance.get("config", {}):
@@ -137,14 +136,6 @@ def _read(folders: Sequence[Path]) -> dict[int, tuple[Path, BridgeFile]]:
         one, two = (f"{folder} ({tower['address']})" for (folder, _), tower in zip(files.values(), towers, strict=True))
         raise CheckpointError(f"{one} and {two} see pictures by different encoders; give two folders of one encoder")
     return files
-
-
-def _bridge_folders(folder: Path) -> list[Path]:
-    """The bridges in a folder: a bridge's own, that of a run, or those of the runs `stage1` and `stage2` in it."""
-    inner = bridge_folder(folder)
-    stages = [bridge_folder(folder / name) for name in STAGES.values()]
-    found = [stage for stage in stages if (stage / CONFIG).is_file()]
-    return found if found and not (inner / CONFIG).is_file() else [inner]
 
 
 def _compute(wishes: Wishes, provenances: Sequence[Mapping[str, Any]]) -> Compute:
