@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.build.folders import EMBED, MATCH, Need, check_need, need_of_caption
 from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained, save_bridges
 from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_features
-from isthmus.errors import AbsentPartError, ConfigError, DataError
+from isthmus.errors import ConfigError, DataError
 from isthmus.images import Images, as_pictures, is_one
 from isthmus.language.llm import Decoding
 from isthmus.models.bridge import Bridge
@@ -110,18 +111,14 @@ class Predictor:
         `DataError` for what is no picture.
         """
         how = Decoding(**decoding)
-        if by not in (None, "llm", "qformer"):
-            raise ConfigError(f"by is {by!r}; give 'llm' or 'qformer', or leave it out")
-        writer = by or ("llm" if 2 in self._pretrained.bridges else "qformer")
-        if writer == "qformer" and prompt is not None:
-            raise ConfigError("the Q-Former writes without a prompt; leave it out, or caption with a stage-2 folder")
-        loaded = self._need(2 if writer == "llm" else 1, f"caption by {writer!r}")
+        need = need_of_caption(by, prompt, self._pretrained.bridges)
+        loaded = self._loaded(need)
         if not isinstance(prompt, str | None):
             images = _check_prompts(prompt, images)
         written: list[str] = []
         for part in self._batches(images, batch_size):
             with self._computing():
-                if writer == "llm":
+                if need.stage == 2:
                     rows = slice(len(written), len(written) + len(part))
                     prompts = [prompt] * len(part) if isinstance(prompt, str) else prompt and prompt[rows]
                     written += self._by_llm(loaded.bridge, part, how, prompts)
@@ -135,7 +132,7 @@ class Predictor:
         ITM looks at each pair, so it costs I times J; `itm=False` leaves it out. `batch_size` counts pictures, and
         pairs of ITM. Raises `AbsentPartError` without stage 1, `DataError` for what is no picture or an empty text.
         """
-        loaded = self._need(1, "match")
+        loaded = self._loaded(MATCH)
         tokens, ranking = self._tokens(loaded, texts), loaded.ranking()
         bridge, cosines, logits = loaded.bridge, [], []
         with self._computing():
@@ -162,7 +159,7 @@ class Predictor:
         The cosine of a picture and a text is the largest of the picture's rows with the text's.
         Raises `ConfigError` unless exactly one of the two is given, `AbsentPartError` without stage 1.
         """
-        loaded = self._need(1, "embed")
+        loaded = self._loaded(EMBED)
         if images is not None and texts is None:
             parts = []
             for part in self._batches(images, batch_size):
@@ -208,22 +205,9 @@ class Predictor:
         with torch.inference_mode(), self._pretrained.compute.autocast():
             yield
 
-    def _need(self, stage: int, what: str) -> LoadedBridge:
-        """The bridge of a stage; raises `AbsentPartError` that says what this folder can do, and what to give."""
-        bridges = self._pretrained.bridges
-        if stage in bridges:
-            return bridges[stage]
-        (other,) = bridges.values()
-        if stage == 1:
-            start = (other.provenance["config"].get("init") or {}).get("from")
-            raise AbsentPartError(
-                f"{other.folder} is of stage 2: it captions through its language model and cannot {what}; give the "
-                f"folder of stage 1 too{f' (it began from {start})' if start else ''}"
-            )
-        raise AbsentPartError(
-            f"{other.folder} is of stage 1: it matches, embeds and captions by the Q-Former, and cannot {what}; give "
-            "the folder of stage 2 too"
-        )
+    def _loaded(self, need: Need) -> LoadedBridge:
+        check_need(need, self._pretrained.bridges)
+        return self._pretrained.bridges[need.stage]
 
     def _by_llm(self, bridge: Bridge, part: Encoded, how: Decoding, prompts: Sequence[str] | None) -> list[str]:
         llm = self._pretrained.llm

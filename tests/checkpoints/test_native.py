@@ -10,7 +10,7 @@ import torch
 from bridges import tiny_bridge
 from isthmus.build.bridge import load_bridge
 from isthmus.checkpoints import native
-from isthmus.checkpoints.native import read_bridge, update_provenance, write_bridge
+from isthmus.checkpoints.native import read_bridge, read_provenance, update_provenance, write_bridge
 from isthmus.errors import CheckpointError
 from isthmus.fingerprint import file_sha256, tensors_fingerprint
 from isthmus.records import BridgeFile
@@ -41,6 +41,31 @@ def test_a_round_trip_is_bit_equal(folder):
     assert (found.sizes, found.provenance) == (file.sizes, file.provenance)
     assert tensors_fingerprint(load_bridge(found).state_dict()) == tensors_fingerprint(file.tensors)
     assert sorted(path.name for path in folder.iterdir()) == ["complete", "config.json", "model.safetensors"]
+
+
+def test_the_provenance_alone_is_read_without_the_weights(folder, monkeypatch):
+    monkeypatch.setattr(native, "load_file", lambda _: pytest.fail("the weights were read"))
+    summed = []
+    monkeypatch.setattr(native, "file_sha256", lambda path: summed.append(path.name) or file_sha256(path))
+    assert read_provenance(folder) == bridge_file().provenance
+    assert summed == ["config.json"]
+
+
+@pytest.mark.parametrize("left", [0, 5, 1000, -1])
+def test_weights_that_are_cut_off_are_seen_without_reading_them(folder, left):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:left])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged \(.+\); take it from"):
+        read_provenance(folder)
+
+
+def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(native, "file_sha256", denied)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read \(Permission denied\); see to"):
+        read_provenance(folder)
 
 
 def test_bf16_comes_back_as_bf16(tmp_path):

@@ -1,12 +1,87 @@
-"""A folder → the bridges in it: its own, that of a run, or those of the runs of both stages."""
+"""Folders → the bridges in them and what those can do (DESIGN 5.12), before any weights are read."""
 
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from isthmus.build.bridge import bridge_folder
-from isthmus.checkpoints.native import CONFIG
-from isthmus.errors import ConfigError
+from isthmus.checkpoints.native import CONFIG, read_provenance
+from isthmus.errors import AbsentPartError, CheckpointError, ConfigError
 
 STAGES = {1: "stage1", 2: "stage2"}
+
+
+@dataclass(frozen=True)
+class FoundBridge:
+    """A bridge's folder, and what it says of its making."""
+
+    folder: Path
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Need:
+    """The stage whose bridge is needed, and `what` for, as it is told where there is none."""
+
+    stage: int
+    what: str
+
+
+MATCH, EMBED = Need(1, "match"), Need(1, "embed")
+
+
+def need_of_caption(by: str | None, prompt: object, stages: Container[int]) -> Need:
+    """Who captions: the language model (stage 2) or the Q-Former (stage 1), as asked, else as there is one.
+
+    Raises `ConfigError` for a writer that nobody knows, or a prompt for one that reads none.
+    """
+    if by not in (None, "llm", "qformer"):
+        raise ConfigError(f"by is {by!r}; give 'llm' or 'qformer', or leave it out")
+    writer = by or ("llm" if 2 in stages else "qformer")
+    if writer == "qformer" and prompt is not None:
+        raise ConfigError("the Q-Former writes without a prompt; leave it out, or caption with a stage-2 folder")
+    return Need(2 if writer == "llm" else 1, f"caption by {writer!r}")
+
+
+def check_need(need: Need, bridges: Mapping[int, FoundBridge]) -> None:
+    """Raise `AbsentPartError` where no bridge can do what is needed: what there is can do, and what to give."""
+    if need.stage in bridges:
+        return
+    (other,) = bridges.values()
+    if need.stage == 1:
+        start = (other.provenance["config"].get("init") or {}).get("from")
+        raise AbsentPartError(
+            f"{other.folder} is of stage 2: it captions through its language model and cannot {need.what}; give the "
+            f"folder of stage 1 too{f' (it began from {start})' if start else ''}"
+        )
+    raise AbsentPartError(
+        f"{other.folder} is of stage 1: it matches, embeds and captions by the Q-Former, and cannot {need.what}; give "
+        "the folder of stage 2 too"
+    )
+
+
+def find_bridges(folders: Sequence[Path]) -> dict[int, FoundBridge]:
+    """The bridges that some folders hold, by stage.
+
+    Raises `CheckpointError` for what is no bridge of a training run, and for bridges that do not fit together.
+    """
+    found: dict[int, FoundBridge] = {}
+    for folder in (inner for given in folders for inner in bridge_folders(given.expanduser())):
+        bridge = FoundBridge(folder, read_provenance(folder))
+        stage = bridge.provenance.get("stage")
+        if stage not in STAGES or "encoder" not in bridge.provenance.get("config", {}):
+            raise CheckpointError(f"{folder} does not say how it was trained; give the bridge of a training run")
+        if stage in found:
+            raise CheckpointError(
+                f"{found[stage].folder} and {folder} are both of stage {stage}; give one of each stage"
+            )
+        found[stage] = bridge
+    towers = [bridge.provenance["towers"]["encoder"] for bridge in found.values()]
+    if len({(tower["fingerprint"], tower.get("hidden_layer")) for tower in towers}) > 1:
+        one, two = (f"{b.folder} ({tower['address']})" for b, tower in zip(found.values(), towers, strict=True))
+        raise CheckpointError(f"{one} and {two} see pictures by different encoders; give two folders of one encoder")
+    return found
 
 
 def bridge_folders(folder: Path) -> list[Path]:

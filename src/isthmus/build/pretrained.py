@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from isthmus.build.bridge import bridge_folder, load_bridge
-from isthmus.build.folders import STAGES, bridge_folders
+from isthmus.build.folders import STAGES, FoundBridge, Need, check_need, find_bridges
 from isthmus.build.precision import Compute, choose_compute, native_bf16
 from isthmus.build.towers import build_encoder, build_llm, resolve
 from isthmus.build.workshop import check_tower, identify
@@ -55,13 +55,11 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class LoadedBridge:
+class LoadedBridge(FoundBridge):
     """One stage's bridge with all that its folder says; frozen and in evaluation mode."""
 
-    folder: Path
     bridge: Bridge
     tokenizer: QFormerTokenizer
-    provenance: dict[str, Any]
 
     def ranking(self) -> Ranking:
         """How pairs are ranked: as the folder says, else the default."""
@@ -81,13 +79,18 @@ class Pretrained:
     llm: FrozenLLM | None
 
 
-def load_pretrained(folders: Sequence[Path], wishes: Wishes) -> Pretrained:
+def load_pretrained(folders: Sequence[Path], wishes: Wishes, *, only: Need | None = None) -> Pretrained:
     """Load what some folders hold; each tower once, in its final precision, and accepted by its fingerprint.
 
+    With `only`, the bridge of one stage, and no language model for stage 1.
     Raises `CheckpointError` for what is no bridge or does not fit together, `TowerError` for a tower that is gone,
-    `ConfigError` for a device or dtype that is not known.
+    `ConfigError` for a device or dtype that is not known, `AbsentPartError` where the one that is needed is not there.
     """
-    files = _read(folders)
+    found = find_bridges(folders)
+    if only is not None:
+        check_need(only, found)
+        found = {only.stage: found[only.stage]}
+    files = {stage: (bridge.folder, read_bridge(bridge.folder)) for stage, bridge in found.items()}
     first = min(files)
     compute = _compute(wishes, [file.provenance for _, file in files.values()])
     encoder_config = _tower_config(EncoderConfig, files[first], "encoder", wishes.encoder)
@@ -119,23 +122,6 @@ def save_bridges(bridges: Mapping[int, LoadedBridge], folder: Path, *, licence: 
         provenance = loaded.provenance if licence is None else {**loaded.provenance, "licence": licence}
         file = BridgeFile(loaded.bridge.sizes, tensors, provenance)
         write_bridge(file, places[stage], save_tokenizer=loaded.tokenizer.save, card=model_card(provenance))
-
-
-def _read(folders: Sequence[Path]) -> dict[int, tuple[Path, BridgeFile]]:
-    files: dict[int, tuple[Path, BridgeFile]] = {}
-    for folder in (inner for given in folders for inner in bridge_folders(given.expanduser())):
-        file = read_bridge(folder)
-        stage = file.provenance.get("stage")
-        if stage not in STAGES or "encoder" not in file.provenance.get("config", {}):
-            raise CheckpointError(f"{folder} does not say how it was trained; give the bridge of a training run")
-        if stage in files:
-            raise CheckpointError(f"{files[stage][0]} and {folder} are both of stage {stage}; give one of each stage")
-        files[stage] = (folder, file)
-    towers = [file.provenance["towers"]["encoder"] for _, file in files.values()]
-    if len({(tower["fingerprint"], tower.get("hidden_layer")) for tower in towers}) > 1:
-        one, two = (f"{folder} ({tower['address']})" for (folder, _), tower in zip(files.values(), towers, strict=True))
-        raise CheckpointError(f"{one} and {two} see pictures by different encoders; give two folders of one encoder")
-    return files
 
 
 def _compute(wishes: Wishes, provenances: Sequence[Mapping[str, Any]]) -> Compute:
@@ -201,4 +187,4 @@ def _load(folder: Path, file: BridgeFile, moved: Mapping[str, tuple[str, str]], 
         if name in provenance["towers"]:  # a copy of this folder then finds them where they are
             provenance["config"][name]["weights"] = weights
             provenance["towers"][name]["address"] = address
-    return LoadedBridge(folder, bridge, tokenizer, provenance)
+    return LoadedBridge(folder, provenance, bridge, tokenizer)

@@ -17,7 +17,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from isthmus.checkpoints.card import model_card
@@ -81,6 +81,26 @@ def update_provenance(folder: Path, values: Mapping[str, Any]) -> None:
             (scratch / CARD).write_text(model_card(provenance))
         _write_json(scratch / CONFIG, {**content, "provenance": provenance})
         _write_json(scratch / MARKER, {**sums, CONFIG: file_sha256(scratch / CONFIG)})
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """What a model folder says of its making; of its weights no more is read than shows that none of them is cut off.
+
+    Raises `CheckpointError` naming what is missing, damaged, of another format or cannot be read.
+    """
+    try:
+        _, content = _sealed_config(folder)
+        with safe_open(folder / WEIGHTS, "pt"):
+            provenance: dict[str, Any] = content["provenance"]
+    except OSError as problem:
+        raise CheckpointError(
+            f"{problem.filename or folder} cannot be read ({problem.strerror or problem}); see to its permissions"
+        ) from problem
+    except SafetensorError as problem:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is damaged ({problem}); take it from where it was copied"
+        ) from problem
+    return provenance
 
 
 def read_bridge(folder: Path) -> BridgeFile:

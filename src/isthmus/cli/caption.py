@@ -10,10 +10,12 @@ from typing import Any, Literal
 import typer
 from PIL import Image
 
+from isthmus.build.folders import need_of_caption
 from isthmus.cli.inputs import Loading, broken_json, enough_memory, print_json, say, tell_broken
 from isthmus.data.text import normalise
 from isthmus.errors import ConfigError
 from isthmus.language.llm import Decoding
+from isthmus.predictor import Predictor
 from isthmus.tasks.folder import Captioner, Found, Outcome, Picture, caption_pictures, find_pictures
 from isthmus.tasks.output import CaptionFile, Existing, SideCars
 from isthmus.train.tracking import StoreProgress
@@ -113,7 +115,11 @@ def run_caption(images: Sequence[Path], loading: Loading, asked: Asked, target: 
 
 def _captioner(loading: Loading, asked: Asked) -> Captioner:
     """The call that captions; the model is loaded when the first picture is there, so never for nothing."""
-    load = cache(loading.predictor)
+
+    @cache
+    def load() -> Predictor:
+        return loading.predictor(need_of_caption(asked.by, asked.prompt, loading.found()))
+
     decoding: dict[str, Any] = asdict(asked.decoding)
 
     def captions(opened: Iterator[Image.Image]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from isthmus.build.folders import EMBED
 from isthmus.cli.inputs import Loading, broken_json, enough_memory, print_json, tell_broken
 from isthmus.data.text import normalise
 from isthmus.errors import ConfigError, DataError
@@ -23,7 +24,7 @@ def run_embed(
         raise ConfigError("nothing is given to embed; name pictures or folders, or --texts FILE")
     found = find_pictures(images) if images else Found(())
     lines = [] if texts is None else _lines(texts)
-    predictor = loading.predictor()
+    predictor = loading.predictor(EMBED)
     with output, enough_memory():
         broken = _embed_pictures(predictor, found, output, batch_size)
         for first in range(0, len(lines), batch_size):

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import typer
 
+from isthmus.build.folders import FoundBridge, Need, find_bridges
+from isthmus.build.pretrained import Wishes, load_pretrained
 from isthmus.cli.ending import SOME_BROKEN
 from isthmus.cli.show import quiet_libraries
 from isthmus.errors import ConfigError, UserError
@@ -35,14 +37,19 @@ class Loading:
                 "`isthmus quickstart` makes)"
             )
 
-    def predictor(self) -> Predictor:
-        """Load bridges and towers."""
+    def predictor(self, need: Need) -> Predictor:
+        """Load the bridge that is needed and its towers, of folders that may hold more."""
         self.check()
         assert self.models
         quiet_libraries()
-        return Predictor.from_pretrained(
-            *self.models, device=self.device, dtype=self.dtype, encoder=self.encoder, llm=self.llm
-        )
+        wishes = Wishes(self.device, self.dtype, encoder=self.encoder, llm=self.llm)
+        return Predictor(load_pretrained(self.models, wishes, only=need))
+
+    def found(self) -> dict[int, FoundBridge]:
+        """The bridges in the folders, by stage."""
+        self.check()
+        assert self.models
+        return find_bridges(self.models)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from isthmus.build.folders import MATCH
 from isthmus.cli.inputs import Loading, enough_memory, print_json
 from isthmus.data.image import open_image
 
@@ -13,7 +14,7 @@ def run_match(image: Path, texts: Sequence[str], loading: Loading, *, as_json: b
     """Print the texts, the best first: cosine by ITC, probability of a match by ITM, and the score of both."""
     loading.check()
     picture = open_image(image)
-    predictor = loading.predictor()
+    predictor = loading.predictor(MATCH)
     with enough_memory():
         matches = predictor.match([picture], list(texts))
     assert matches.itm is not None
