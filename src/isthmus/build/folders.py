@@ -3,11 +3,17 @@
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from isthmus.build.bridge import bridge_folder
+from isthmus.build.towers import resolve
 from isthmus.checkpoints.native import CONFIG, read_provenance
-from isthmus.errors import AbsentPartError, CheckpointError, ConfigError
+from isthmus.config.model import EncoderConfig, LanguageConfig
+from isthmus.errors import AbsentPartError, CheckpointError, ConfigError, TowerError
+
+TowerConfig = TypeVar("TowerConfig", EncoderConfig, LanguageConfig)
 
 STAGES = {1: "stage1", 2: "stage2"}
 
@@ -82,6 +88,45 @@ def find_bridges(folders: Sequence[Path]) -> dict[int, FoundBridge]:
         one, two = (f"{b.folder} ({tower['address']})" for b, tower in zip(found.values(), towers, strict=True))
         raise CheckpointError(f"{one} and {two} see pictures by different encoders; give two folders of one encoder")
     return found
+
+
+def check_towers(bridge: FoundBridge, *, encoder: str | None, llm: str | None) -> None:
+    """See that the towers are where they were, or at these new addresses; nothing is loaded, and the Hub not asked.
+
+    Raises `TowerError` where there is nothing, `ConfigError` for what is no address.
+    """
+    configs: list[EncoderConfig | LanguageConfig] = [tower_config(EncoderConfig, bridge, "encoder", encoder)]
+    if bridge.provenance["stage"] == 2:
+        configs.append(tower_config(LanguageConfig, bridge, "llm", llm))
+    for config in configs:
+        if config.weights is not None:
+            resolve(config.weights)
+
+
+def tower_config(kind: type[TowerConfig], bridge: FoundBridge, name: str, moved: str | None) -> TowerConfig:
+    """A tower's config as it was trained with, at its new address if it moved.
+
+    Raises `TowerError` where it is no longer, or not where it is said to be.
+    """
+    recorded = bridge.provenance["config"][name]
+    if moved is not None:
+        resolve(moved)
+        recorded = {**recorded, "weights": moved}
+    address = str(recorded.get("weights"))
+    try:
+        config = kind.model_validate(recorded)
+        if address.startswith(("folder:", "file:")):
+            resolve(address)
+    except ValidationError as problem:
+        raise CheckpointError(
+            f"{bridge.folder} has a config.{name} that this isthmus does not know; update isthmus"
+        ) from problem
+    except TowerError as problem:
+        raise TowerError(
+            f"the {name} of {bridge.folder} is no longer at {address}; say where it is: {name}='folder:PATH' or "
+            "'file:PATH'"
+        ) from problem
+    return config
 
 
 def bridge_folders(folder: Path) -> list[Path]:

@@ -5,15 +5,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from isthmus.build.bridge import bridge_folder, load_bridge
-from isthmus.build.folders import STAGES, FoundBridge, Need, check_need, find_bridges
+from isthmus.build.folders import STAGES, FoundBridge, Need, check_need, find_bridges, tower_config
 from isthmus.build.precision import Compute, choose_compute, native_bf16
-from isthmus.build.towers import build_encoder, build_llm, resolve
+from isthmus.build.towers import build_encoder, build_llm
 from isthmus.build.workshop import check_tower, identify
 from isthmus.checkpoints.card import model_card
 from isthmus.checkpoints.native import CONFIG, check_place, read_bridge, write_bridge
@@ -27,8 +26,6 @@ from isthmus.models.ranking import Ranking
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import BridgeFile
 from isthmus.vision.encoder import Encoder
-
-TowerConfig = TypeVar("TowerConfig", EncoderConfig, LanguageConfig)
 
 # no fp16: what fp32 weights round to there does not tell which weights they were, and fingerprints are of bf16
 _DTYPES = {
@@ -90,20 +87,19 @@ def load_pretrained(folders: Sequence[Path], wishes: Wishes, *, only: Need | Non
     if only is not None:
         check_need(only, found)
         found = {only.stage: found[only.stage]}
-    files = {stage: (bridge.folder, read_bridge(bridge.folder)) for stage, bridge in found.items()}
-    first = min(files)
-    compute = _compute(wishes, [file.provenance for _, file in files.values()])
-    encoder_config = _tower_config(EncoderConfig, files[first], "encoder", wishes.encoder)
-    encoder = build_encoder(encoder_config, compute)
+    files = {stage: read_bridge(bridge.folder) for stage, bridge in found.items()}
+    first = min(found)
+    compute = _compute(wishes, [bridge.provenance for bridge in found.values()])
+    encoder = build_encoder(tower_config(EncoderConfig, found[first], "encoder", wishes.encoder), compute)
     known = identify(encoder)
-    check_tower(files[first][1], "encoder", known)
-    llm = _load_llm(files[2], wishes, compute) if 2 in files else None
+    check_tower(files[first], "encoder", known)
+    llm = _load_llm(found[2], files[2], wishes, compute) if 2 in found else None
     moved = {}
     if wishes.encoder is not None:
         moved["encoder"] = (wishes.encoder, encoder.address)
     if wishes.llm is not None and llm is not None:
         moved["llm"] = (wishes.llm, llm.address)
-    bridges = {stage: _load(*files.pop(stage), moved, compute) for stage in sorted(files)}
+    bridges = {stage: _load(found[stage].folder, files.pop(stage), moved, compute) for stage in sorted(files)}
     return Pretrained(compute, encoder, (known.fingerprint, known.hidden_layer), bridges, llm)
 
 
@@ -140,42 +136,19 @@ def _compute(wishes: Wishes, provenances: Sequence[Mapping[str, Any]]) -> Comput
     return compute
 
 
-def _tower_config(kind: type[TowerConfig], found: tuple[Path, BridgeFile], name: str, moved: str | None) -> TowerConfig:
-    """A tower's config as it was trained with, at its new address if it moved."""
-    folder, file = found
-    recorded = file.provenance["config"][name]
-    if moved is not None:
-        resolve(moved)
-        recorded = {**recorded, "weights": moved}
-    address = str(recorded.get("weights"))
-    try:
-        config = kind.model_validate(recorded)
-        if address.startswith(("folder:", "file:")):
-            resolve(address)
-    except ValidationError as problem:
-        raise CheckpointError(
-            f"{folder} has a config.{name} that this isthmus does not know; update isthmus"
-        ) from problem
-    except TowerError as problem:
-        raise TowerError(
-            f"the {name} of {folder} is no longer at {address}; say where it is: {name}='folder:PATH' or 'file:PATH'"
-        ) from problem
-    return config
-
-
-def _load_llm(found: tuple[Path, BridgeFile], wishes: Wishes, compute: Compute) -> FrozenLLM:
+def _load_llm(found: FoundBridge, file: BridgeFile, wishes: Wishes, compute: Compute) -> FrozenLLM:
     """The frozen language model in its dtype, on its device or devices, known by its fingerprint."""
-    config = _tower_config(LanguageConfig, found, "llm", wishes.llm)
+    config = tower_config(LanguageConfig, found, "llm", wishes.llm)
     if not Path(config.cache).expanduser().is_dir():  # that of another machine; a GGUF file is unpacked here anew
         config = config.model_copy(update={"cache": LanguageConfig.model_fields["cache"].default})
-    prompt = Prompt.from_json(found[1].provenance["prompt"])
+    prompt = Prompt.from_json(found.provenance["prompt"])
     llm = build_llm(config, prompt, compute, device_map=wishes.device_map)
     if any(parameter.is_meta for parameter in llm.parameters()):
         raise TowerError(
             f"device_map={wishes.device_map!r} leaves a part of {llm.address} out of memory, so that its weights "
             "cannot be checked; spread it over devices that hold it"
         )
-    check_tower(found[1], "llm", identify(llm))
+    check_tower(file, "llm", identify(llm))
     return llm
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import typer
 from PIL import Image
 
-from isthmus.build.folders import need_of_caption
+from isthmus.build.folders import check_need, check_towers, need_of_caption
 from isthmus.cli.inputs import Loading, broken_json, enough_memory, print_json, say, tell_broken
 from isthmus.data.text import normalise
 from isthmus.errors import ConfigError
@@ -99,6 +99,8 @@ def run_caption(images: Sequence[Path], loading: Loading, asked: Asked, target: 
     place = target.open(found)
     others = sum(not place.owns(path) for path in found.others)
     if target.dry_run:
+        if loading.models:
+            _look_at_model(loading, asked)
         _plan(found, place, others, as_json=target.as_json)
         return 0
     titled: AbstractContextManager[Any] = nullcontext() if isinstance(place, Printed) else StoreProgress("captions")
@@ -111,6 +113,14 @@ def run_caption(images: Sequence[Path], loading: Loading, asked: Asked, target: 
             progress=progress or (lambda done, total: None),
         )
     return _report(outcome, target, others)
+
+
+def _look_at_model(loading: Loading, asked: Asked) -> None:
+    """Raise what would keep the model from captioning, so far as it is known before anything is loaded."""
+    found = loading.found()
+    need = need_of_caption(asked.by, asked.prompt, found)
+    check_need(need, found)
+    check_towers(found[need.stage], encoder=loading.encoder, llm=loading.llm)
 
 
 def _captioner(loading: Loading, asked: Asked) -> Captioner:
