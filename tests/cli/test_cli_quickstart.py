@@ -6,10 +6,11 @@ import pytest
 
 from isthmus.cli import quickstart
 from isthmus.errors import UserError
+from isthmus.quickstart.work import Work
 
 
 def run(output):
-    quickstart.run_quickstart("15m", "3+2", output, seed=0, development=False)
+    quickstart.run_quickstart(Work(None, (3, 2)), output, seed=0, development=False)
 
 
 def test_a_place_that_cannot_be_written_is_named_before_anything_is_fetched(tmp_path):

@@ -12,9 +12,9 @@ from isthmus.build.workshop import open_workshop
 from isthmus.checkpoints.native import read_bridge
 from isthmus.config.run import load_config
 from isthmus.quickstart.page import write_page
-from isthmus.quickstart.plan import Work
 from isthmus.quickstart.run import Order, Quickstart
 from isthmus.quickstart.score import finished_report, load_ranking, score
+from isthmus.quickstart.work import Work
 
 pytestmark = pytest.mark.e2e
 

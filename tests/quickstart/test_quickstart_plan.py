@@ -2,22 +2,10 @@ import json
 
 import pytest
 
-from isthmus.errors import ConfigError
-from isthmus.quickstart.plan import FEWEST_STEPS, PLAN, StepPlan, Work, parse_work, read_plan
+from isthmus.quickstart.plan import FEWEST_STEPS, PLAN, StepPlan, read_plan
+from isthmus.quickstart.work import Work
 
 ASKED = {"seed": 0, "development": False}
-
-
-def test_a_budget_and_fixed_steps_are_read():
-    assert parse_work("15m", None) == Work(900.0, None)
-    assert parse_work("1.5h", None) == Work(5400.0, None)
-    assert parse_work("15m", "360+240") == Work(None, (360, 240))
-
-
-@pytest.mark.parametrize(("budget", "steps"), [("15", None), ("m", None), ("0m", None), ("15m", "360"), ("15m", "0+2")])
-def test_another_form_is_refused(budget, steps):
-    with pytest.raises(ConfigError, match=r"--budget|--steps"):
-        parse_work(budget, steps)
 
 
 def test_fixed_steps_are_known_at_once(tmp_path):

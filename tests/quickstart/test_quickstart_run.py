@@ -6,8 +6,9 @@ from isthmus.build.run import RECORD
 from isthmus.build.workshop import Workshop
 from isthmus.checkpoints.native import CONFIG, MARKER, WEIGHTS
 from isthmus.quickstart.phases import Phases
-from isthmus.quickstart.plan import StepPlan, Work
+from isthmus.quickstart.plan import StepPlan
 from isthmus.quickstart.run import Order, Quickstart, keep_earlier, pictures_key
+from isthmus.quickstart.work import Work
 
 WORK = Work(None, (3, 2))
 

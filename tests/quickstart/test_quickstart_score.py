@@ -6,10 +6,10 @@ from isthmus.build.evaluation import Order as Ranked
 from isthmus.checkpoints.native import MARKER, WEIGHTS
 from isthmus.quickstart import score
 from isthmus.quickstart.logs import read_curves, step_seconds
-from isthmus.quickstart.plan import Work
 from isthmus.quickstart.run import Order, Quickstart
 from isthmus.quickstart.score import bridge_sums, finished_report, load_ranking, scores_key
 from isthmus.quickstart.split import load_split
+from isthmus.quickstart.work import Work
 
 
 def trained(folder, **changes):

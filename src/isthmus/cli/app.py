@@ -236,9 +236,12 @@ def quickstart(
 
     What is there already is not done again; Ctrl-C loses at most the phase it stopped.
     """
+    from isthmus.quickstart.work import parse_work
+
+    work = parse_work(budget, steps)  # before torch is loaded
     from isthmus.cli.quickstart import run_quickstart
 
-    run_quickstart(budget, steps, output, seed=seed, development=development)
+    run_quickstart(work, output, seed=seed, development=development)
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 from isthmus.cli.show import console, quiet_libraries, retrieval_table, show_captions, stage2_table
 from isthmus.errors import UserError
 from isthmus.quickstart.page import write_page
-from isthmus.quickstart.plan import parse_work
 from isthmus.quickstart.run import Order, Quickstart
 from isthmus.quickstart.score import REPORT, finished_report, score
+from isthmus.quickstart.work import Work
 from isthmus.tasks.output import check_place
 from isthmus.train.tracking import Reporter
 
@@ -17,10 +17,10 @@ _EXAMPLES = 10
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
-def run_quickstart(budget: str, steps: str | None, output: Path, *, seed: int, development: bool) -> None:
+def run_quickstart(work: Work, output: Path, *, seed: int, development: bool) -> None:
     """Do what is not done yet, score it, print what was found."""
     quiet_libraries()
-    order = Order(output, parse_work(budget, steps), seed, development)
+    order = Order(output, work, seed, development)
     check_place(output / REPORT)
     try:
         _run(order)

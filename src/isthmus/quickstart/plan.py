@@ -5,9 +5,7 @@ as it began.
 """
 
 import json
-import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +13,15 @@ import torch
 
 from isthmus.build.precision import Compute
 from isthmus.build.run import Training
-from isthmus.errors import ConfigError
 from isthmus.features.files import write_atomically
+from isthmus.quickstart.work import Work
 
 PLAN = "plan.json"
 STAGE1_SHARE = 0.6  # of the time left after pictures and features, the rest is stage 2's
 EVALUATION_SHARE = 0.15  # of the whole budget
 FEWEST_STEPS = {1: 60, 2: 40}
-_UNITS = {"s": 1, "m": 60, "h": 3600}
 _MEASURED_STEPS = 3
 _GEMM = (2048, 768, 3072)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What was asked for: a budget in seconds, or fixed stage-1 and stage-2 steps."""
-
-    budget: float | None
-    steps: tuple[int, int] | None
-
-    def describe(self) -> str:
-        """For the plan and the report."""
-        if self.steps is not None:
-            return f"{self.steps[0]} + {self.steps[1]} steps"
-        assert self.budget is not None
-        return f"{self.budget / 60:g} minutes"
-
-
-def parse_work(budget: str, steps: str | None) -> Work:
-    """Read `15m` and `360+240`; raises `ConfigError` for another form."""
-    if steps is not None:
-        match = re.fullmatch(r"([1-9][0-9]*)\+([1-9][0-9]*)", steps)
-        if match is None:
-            raise ConfigError(f"--steps is {steps!r}; write stage-1 and stage-2 steps, for example 360+240")
-        return Work(None, (int(match[1]), int(match[2])))
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", budget)
-    if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"--budget is {budget!r}; write a time such as 15m, 40m or 2h")
-    return Work(float(match[1]) * _UNITS[match[2]], None)
 
 
 class StepPlan:

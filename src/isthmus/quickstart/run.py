@@ -21,7 +21,8 @@ from isthmus.quickstart.artists import ARTISTS
 from isthmus.quickstart.draw import SIZE
 from isthmus.quickstart.phases import PHASES, Phases, phase_key
 from isthmus.quickstart.pictures import prepare_pictures
-from isthmus.quickstart.plan import PLAN, StepPlan, Work, gemm_rate, measure_step, read_plan
+from isthmus.quickstart.plan import PLAN, StepPlan, gemm_rate, measure_step, read_plan
+from isthmus.quickstart.work import Work
 from isthmus.train.tracking import StoreProgress
 
 Say = Callable[[str], None]
