@@ -1,11 +1,12 @@
 """A tower is known by its weights in any precision, and proven unchanged to the bit in its own."""
 
 import copy
+import os
 
 import torch
 from torch import nn
 
-from isthmus.fingerprint import module_fingerprint, weights_fingerprint
+from isthmus.fingerprint import module_fingerprint, text_identity, weights_fingerprint
 
 
 def model():
@@ -41,3 +42,7 @@ def test_whole_numbers_are_hashed_as_they_are():
     counted = copy.deepcopy(tower)
     counted[1].num_batches_tracked += 1
     assert weights_fingerprint(counted) != weights_fingerprint(tower)
+
+
+def test_a_name_that_no_utf_8_can_hold_has_an_identity():
+    assert text_identity(os.fsdecode(b"\xff.png")) != text_identity(os.fsdecode(b"\xfe.png"))

@@ -44,5 +44,6 @@ def weights_fingerprint(module: nn.Module) -> str:
 
 
 def text_identity(text: str) -> int:
-    """Hash a string to a signed 64-bit integer, for identity in tensors."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+    """Hash a string to a signed 64-bit integer, for identity in tensors; names that no UTF-8 can hold have one too."""
+    content = text.encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True)

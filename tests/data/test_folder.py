@@ -76,6 +76,64 @@ def test_not_utf8(tmp_path):
     refused(tmp_path, r"line 1: the line is not UTF-8; save the file as UTF-8\.")
 
 
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (
+            '{"file_name": "a.jpg", "text": "x"}'.encode("utf-16"),
+            r"line 1: the line is not UTF-8; save the file as UTF-8",
+        ),
+        (
+            '{"file_name": "a.jpg", "text": "x"}'.encode("utf-16-le"),
+            r"line 1: the line holds NUL bytes; save the file as",
+        ),
+        (b'{"file_name": "a.jpg", "text": "x"}\n\0\0\0\n', r"line 2: the line holds NUL bytes; save the file as UTF-8"),
+    ],
+)
+def test_what_is_no_text(tmp_path, content, match):
+    write(tmp_path)
+    (tmp_path / "metadata.jsonl").write_bytes(content)
+    refused(tmp_path, r"metadata\.jsonl, " + match)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_metadata_that_may_not_be_read(tmp_path, name, no_permission):
+    (tmp_path / name).write_text("")
+    no_permission(tmp_path / name)
+    refused(tmp_path, rf"{name}: the file cannot be read \(Permission denied\); mend it or its permissions\.")
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_a_folder_in_the_place_of_the_metadata(tmp_path, name):
+    (tmp_path / name).mkdir()
+    refused(tmp_path, rf"{name}: this is no file; the metadata are a file of JSON lines, or CSV; write one\.")
+    with pytest.raises(DataError, match="this is no file"):
+        ImageFolder(tmp_path, name)
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, no_permission):
+    (tmp_path / "closed").mkdir()
+    write(tmp_path / "closed", GOOD)
+    no_permission(tmp_path / "closed")
+    refused(tmp_path / "closed", r"closed: the folder cannot be read \(Permission denied\); mend its permissions\.")
+
+
+def test_a_picture_in_a_closed_folder_is_named_by_its_line(tmp_path, no_permission):
+    write(tmp_path, GOOD, {"file_name": "sub/b.jpg", "text": "x"}, pictures=("a.jpg", "sub/b.jpg"))
+    no_permission(tmp_path / "sub")
+    refused(
+        tmp_path, r"line 2: .*sub/b\.jpg cannot be looked at \(Permission denied\); mend the path or its permissions"
+    )
+
+
+def test_names_that_are_too_long_for_a_file(tmp_path):
+    write(tmp_path, {"file_name": "x" * 300, "text": "x"})
+    refused(tmp_path, r"line 1: .*xxx cannot be looked at \(File name too long\); mend the path")
+    refused(tmp_path / ("x" * 300), r"xxx cannot be looked at \(File name too long\)")
+    with pytest.raises(DataError, match=r"xxx cannot be looked at \(File name too long\)"):
+        ImageFolder(tmp_path, "x" * 300)
+
+
 GOOD = {"file_name": "a.jpg", "text": "x"}
 
 
@@ -98,6 +156,8 @@ GOOD = {"file_name": "a.jpg", "text": "x"}
         ({"file_name": "./a.jpg", "text": "x"}, r"line 2: 'a.jpg' stands in line 1 already; give a picture"),
         ({"file_name": "b.jpg", "text": ""}, r"line 2: a caption is empty or only white space; write it"),
         ({"file_name": "b.jpg", "text": ["x", " \n"]}, r"line 2: a caption is empty or only white space"),
+        ({"file_name": "b.jpg", "text": "\u200b \ufeff"}, r"line 2: a caption is empty or only white space"),
+        ({"file_name": "b.jpg", "text": "x\0y"}, r"line 2: a caption holds a NUL character; remove it, or save the"),
         ({"file_name": "b.jpg", "text": []}, r'line 2: "text" is an empty list; give at least one caption'),
         ({"file_name": "b.jpg", "text": None}, r'line 2: "text" is null; give a string or a list'),
         ({"file_name": "b.jpg", "text": {"en": "x"}}, r'line 2: "text" is an object; give a string or'),

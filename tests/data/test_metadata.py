@@ -48,6 +48,10 @@ def test_files_are_not_looked_for_where_broken_ones_are_passed_over(tmp_path):
         ("", r"there is no column 'file_name'; the columns there are: none\."),
         ("file_name;text\na.jpg;x\n", r"no column 'file_name'; the columns there are: file_name;text\."),
         ("file_name,caption\na.jpg,x\n", r"no column 'text'; the columns there are: file_name, caption\."),
+        (
+            "file_name,text,text\na.jpg,x,y\n",
+            r"metadata\.csv: the column 'text' stands there twice; rename one of them",
+        ),
         ("file_name,text\n", r"metadata\.csv: the file has no row; write one for each caption\."),
         ("file_name,text\na.jpg,one, two\n", r"line 2: the row has not as many fields as the header; quote"),
         ("file_name,text\na.jpg\n", r"line 2: the row has not as many fields as the header"),
@@ -62,8 +66,23 @@ def test_wrong_files(tmp_path, text, match):
         ImageFolder(write(tmp_path, text))
 
 
-def test_another_encoding_than_utf_8(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"file_name,text\na.jpg,caf\xe9\n", r"metadata\.csv, line 2: the line is not UTF-8; save the file as UTF-8\."),
+        ("file_name,text\na.jpg,x\n".encode("utf-16-le"), r"metadata\.csv, line 1: the line holds NUL bytes; save the"),
+        (b"file_name,text\na.jpg,x\n\0\0\0\0", r"metadata\.csv, line 3: the line holds NUL bytes"),
+    ],
+)
+def test_another_encoding_than_utf_8(tmp_path, content, match):
     write(tmp_path, "")
-    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\na.jpg,caf\xe9\n")
-    with pytest.raises(DataError, match=r"metadata\.csv: the file is not UTF-8; save it as UTF-8\."):
+    (tmp_path / "metadata.csv").write_bytes(content)
+    with pytest.raises(DataError, match=match):
         ImageFolder(tmp_path)
+
+
+def test_line_ends_of_other_systems(tmp_path):
+    write(tmp_path, "")
+    for end in (b"\r\n", b"\r"):
+        (tmp_path / "metadata.csv").write_bytes(end.join([b"file_name,text", b"a.jpg,x", b"b.jpg,y", b""]))
+        assert [ImageFolder(tmp_path)[index].captions for index in range(2)] == [("x",), ("y",)]

@@ -39,7 +39,33 @@ def test_other_files_are_passed_over_and_counted(tmp_path, caplog):
 def test_a_text_ending_in_capitals_belongs_to_its_picture(tmp_path):
     write(tmp_path, a__JPG=None)
     (tmp_path / "a.TXT").write_text("x")
-    assert SidecarFolder(tmp_path)[0].captions == ("x",)
+    (tmp_path / "b.jpg").write_bytes(b"picture")
+    (tmp_path / "b.Txt").write_text("y")
+    source = SidecarFolder(tmp_path)
+    assert [source[index].captions for index in range(2)] == [("x",), ("y",)]
+
+
+def test_two_texts_that_differ_in_case_only_are_refused(tmp_path):
+    write(tmp_path, a__jpg="x")
+    (tmp_path / "a.TXT").write_text("y")
+    refused(tmp_path, r"a\.TXT: a\.txt is a text of the same picture; keep one of them\.")
+
+
+def test_line_ends_of_other_systems(tmp_path):
+    write(tmp_path, a__jpg="one\rtwo\r\nthree\n")
+    assert SidecarFolder(tmp_path)[0].captions == ("one", "two", "three")
+
+
+def test_a_text_that_may_not_be_read_is_named(tmp_path, no_permission):
+    write(tmp_path, a__jpg="x")
+    no_permission(tmp_path / "a.txt")
+    refused(tmp_path, r"a\.txt: the file cannot be read \(Permission denied\); mend it or its permissions\.")
+
+
+def test_a_folder_below_that_may_not_be_read_is_not_passed_over(tmp_path, no_permission):
+    write(tmp_path, a__jpg="x", s_b__jpg="y")
+    no_permission(tmp_path / "sub")
+    refused(tmp_path, r"sub: the folder cannot be read \(Permission denied\); mend its permissions\.")
 
 
 def refused(folder, match):
@@ -68,9 +94,11 @@ def test_a_folder_of_other_things(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        (b"", r"a\.txt: there is no caption in it; write one a line\."),
+        (b"", r"a\.txt: there is no caption in it; write one a line, or remove the picture\."),
         (b" \n\t\n", r"a\.txt: there is no caption in it"),
-        (b"caf\xe9", r"a\.txt: the text is not UTF-8; save it as UTF-8\."),
+        ("\u200b\n".encode(), r"a\.txt: a caption is empty or only white space"),
+        (b"x\ncaf\xe9", r"a\.txt, line 2: the line is not UTF-8; save the file as UTF-8\."),
+        ("xy".encode("utf-16-le"), r"a\.txt, line 1: the line holds NUL bytes; save the file as UTF-8"),
     ],
 )
 def test_wrong_texts(tmp_path, text, match):

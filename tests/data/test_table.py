@@ -2,6 +2,7 @@ import csv
 import hashlib
 import io
 import pickle
+from pathlib import Path
 
 import datasets
 import pyarrow
@@ -98,7 +99,7 @@ def test_csv_holds_paths_within_its_folder(tmp_path):
 
 def test_a_missing_file_is_named_unless_broken_ones_are_passed_over(tmp_path):
     (tmp_path / "x.csv").write_text("image,text\ngone.png,x\n")
-    with pytest.raises(DataError, match=r"x\.csv, row 0: there is no file .*gone\.png; add the picture or remove the"):
+    with pytest.raises(DataError, match=r"x\.csv, line 2: there is no file .*gone\.png; add the picture or remove the"):
         TableSource(str(tmp_path / "x.csv"))
     assert len(TableSource(str(tmp_path / "x.csv"), check_files=False)) == 1
 
@@ -134,6 +135,7 @@ def test_a_missing_column_names_those_there_are(tmp_path):
         ("", r"row 0: a caption is empty"),
         ([], r'row 0: "text" is an empty list'),
         (7, r'row 0: "text" is a number'),
+        (b"x", r'row 0: "text" is of the type bytes; give a string or'),
     ],
 )
 def test_wrong_captions(tmp_path, text, match):
@@ -149,18 +151,81 @@ def test_tables_that_are_none(tmp_path):
     cases = {
         str(tmp_path / "junk.parquet"): r"junk\.parquet: the table cannot be read \(Parquet file size is",
         str(tmp_path / "empty.csv"): r"empty\.csv: the table has no row; give one with pictures and captions\.",
-        str(tmp_path / "nothing.csv"): r"nothing\.csv: the table cannot be read \(No columns to parse from file\)",
+        str(tmp_path / "nothing.csv"): r"nothing\.csv: there is no column 'image'; the columns there are: none\.",
         write(tmp_path / "empty.parquet", image=pyarrow.array([], "binary"), text=pyarrow.array([], "string")): (
             r"empty\.parquet: the table has no row"
         ),
         str(tmp_path / "none.parquet"): r"none\.parquet: there is no such file; give the path of a table\.",
+        str(tmp_path): r": this is a folder; give the path of a table in it, a file\.",
+        str(tmp_path / ("x" * 300 + ".csv")): r"x\.csv cannot be looked at \(File name too long\); mend the path",
         str(tmp_path / "x.xlsx"): r"x\.xlsx: a table is a file that ends in \.parquet or \.csv, or hub:NAME@REVISION",
+        "hub:@1": r"hub:@1: the name of the dataset is missing; give hub:NAME@REVISION",
         "hub:no/such@1": r"hub:no/such@1: the table cannot be read \(.*; check its name",
     }
     for table, match in cases.items():
         with pytest.raises(DataError, match=match) as caught:
             TableSource(table)
         assert "\n" not in str(caught.value)
+
+
+def test_csv_is_text_and_nothing_is_guessed(tmp_path):
+    for name in ("a.png", "007"):
+        (tmp_path / name).write_bytes(RED)
+    (tmp_path / "x.csv").write_text("image,text,id\na.png,7,007\n007,True,7\n\n./a.png,NA,007\n")
+    source = TableSource(str(tmp_path / "x.csv"), columns=Columns(id="id"))
+    assert [(source[index].image_id, source[index].captions) for index in range(3)] == [
+        ("007", ("7",)),
+        ("7", ("True",)),
+        ("007", ("NA",)),
+    ]
+    assert source[1].image == tmp_path / "007"
+    with pytest.raises(DataError, match=r"x\.csv: there is no split 'test'; the splits there are: train\."):
+        TableSource(str(tmp_path / "x.csv"), "test")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"image,text\na.png,x\na.png,caf\xe9\n", r"x\.csv, line 3: the line is not UTF-8; save the file as UTF-8"),
+        ("image,text\na.png,x\n".encode("utf-16"), r"x\.csv, line 1: the line is not UTF-8"),
+        ("image,text\na.png,x\n".encode("utf-16-le"), r"x\.csv, line 1: the line holds NUL bytes; save the file as"),
+        (b"image,text\na.png,x\0y\n", r"x\.csv, line 2: the line holds NUL bytes"),
+        (b"image,text\na.png,x,y\na.png,x,y\n", r"x\.csv, line 2: the row has not as many fields as the header"),
+        (b"image,text\na.png\n", r"x\.csv, line 2: the row has not as many fields as the header"),
+        (b'image,text\na.png,"x\n', r"x\.csv, line 2: the row is no valid CSV \(unexpected end of data\); mend it"),
+        (b"image,text,text\na.png,x,y\n", r"x\.csv: the column 'text' stands there twice; rename one of them"),
+        (b"image,text\na.png,\n", r"x\.csv, line 2: a caption is empty or only white space"),
+    ],
+)
+def test_broken_csv_is_named_by_its_line(tmp_path, content, match):
+    (tmp_path / "a.png").write_bytes(RED)
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(DataError, match=match):
+        TableSource(str(tmp_path / "x.csv"))
+
+
+def test_broken_parquet_is_one_sentence(tmp_path):
+    whole = Path(write(tmp_path / "x.parquet", image=[RED], text=["a red one"])).read_bytes()
+    half, noise = whole[: len(whole) // 2], whole[:4] + bytes(60) + whole[64:]
+    for content in (half, noise):
+        (tmp_path / "x.parquet").write_bytes(content)
+        with pytest.raises(DataError, match=r"x\.parquet: the table cannot be read \(.*\); check its name") as caught:
+            TableSource(str(tmp_path / "x.parquet"))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv"])
+def test_a_table_that_may_not_be_read(tmp_path, name, no_permission):
+    (tmp_path / name).write_bytes(b"")
+    no_permission(tmp_path / name)
+    with pytest.raises(DataError, match=r"x\.\w+: the file cannot be read \(Permission denied\); mend it or its perm"):
+        TableSource(str(tmp_path / name))
+
+
+def test_paths_in_a_parquet_table_lie_in_its_folder(tmp_path):
+    (tmp_path / "a.png").write_bytes(RED)
+    source = TableSource(write(tmp_path / "x.parquet", image=[{"bytes": None, "path": "a.png"}], text=["x"]))
+    assert colours(source) == [(255, 0, 0)]
 
 
 def test_a_dataset_of_the_hub_must_hold_its_pictures(tmp_path):

@@ -2,15 +2,20 @@
 
 import posixpath
 from typing import Any
+from unicodedata import category
 
 from isthmus.data.text import normalise
 from isthmus.errors import DataError
 
+_INVISIBLE = ("Zs", "Cf")
+"""Spaces, and marks such as the zero-width space, which no tokenizer makes a word of."""
+
 
 def kind_of(value: object) -> str:
-    """Name a value's kind as JSON calls it, for messages."""
+    """Name a value's kind as JSON calls it, for messages; what no JSON can hold by its type."""
     names = {str: "a string", bool: "a boolean", list: "a list", dict: "an object", type(None): "null"}
-    return names.get(type(value), "a number")
+    names |= {int: "a number", float: "a number"}
+    return names.get(type(value), f"of the type {type(value).__name__}")
 
 
 def required(entry: dict[str, Any], key: str, where: str) -> Any:
@@ -55,8 +60,10 @@ def _caption(text: object, where: str, key: str) -> str:
     if not isinstance(text, str):
         raise DataError(f'{where}: a caption under "{key}" is {kind_of(text)}; give strings only.')
     caption = normalise(text)
-    if not caption:
+    if all(category(letter) in _INVISIBLE for letter in caption):
         raise DataError(f"{where}: a caption is empty or only white space; write it or remove it.")
+    if "\0" in caption:  # bytes of UTF-16 that were read as UTF-8
+        raise DataError(f"{where}: a caption holds a NUL character; remove it, or save the file as UTF-8.")
     if not caption.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in caption):
         raise DataError(f"{where}: a caption holds half a surrogate pair; write the character whole.")
     return caption

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isthmus.data.metadata import read_metadata
+from isthmus.data.place import check_folder, kind_at
 from isthmus.errors import DataError
 from isthmus.records import Example
 
@@ -43,25 +44,21 @@ class ImageFolder:
     def _read(self, check_files: bool) -> Iterator[Example]:
         for entry in read_metadata(self.metadata):
             path = self.folder / entry.name
-            if check_files and not path.is_file():
+            if check_files and kind_at(path, entry.where) != "file":
                 raise DataError(f"{entry.where}: there is no file {path}; add the picture or remove the line.")
             yield Example(path, entry.image_id or entry.name, entry.captions)
-
-
-def check_folder(folder: Path, wanted: str) -> None:
-    """Refuse a folder that is missing or empty; `wanted` says what should be in it."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; give the folder that holds the pictures.")
-    if not any(folder.iterdir()):
-        raise DataError(f"{folder}: the folder is empty; put pictures and {wanted} into it.")
 
 
 def _find(folder: Path, metadata: str | None) -> Path:
     names = METADATA if metadata is None else (metadata,)
     check_folder(folder, names[0])
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
+    kinds = {folder / name: kind_at(folder / name) for name in names}
+    for path, kind in kinds.items():
+        if kind == "file":
+            return path
+    for path, kind in kinds.items():
+        if kind is not None:
+            raise DataError(f"{path}: this is no file; the metadata are a file of JSON lines, or CSV; write one.")
     raise DataError(
         f"{folder}: there is no {names[0]} in it; write one, a line for each picture, such as "
         '{"file_name": "1.jpg", "text": "a red boat"}, or a CSV file with the columns file_name and text.'

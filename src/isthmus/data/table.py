@@ -1,7 +1,8 @@
 """A table with a column of pictures and a column of captions: a parquet or CSV file, or a dataset of the Hub.
 
-The only place that knows the library `datasets` (extra `table`), which maps tables into memory: pictures that lie in
-the table are read one by one, when they are asked for.
+The only place that knows the library `datasets` (extra `table`), which maps parquet into memory: pictures that lie in
+the table are read one by one, when they are asked for. CSV holds paths and is read without it: it would take 007 for
+a number, which is a name like any other.
 """
 
 from collections.abc import Iterator
@@ -10,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isthmus.data.csv_rows import csv_rows
 from isthmus.data.entries import kind_of, read_captions, read_id, read_name
 from isthmus.data.hashes import known_hashes
+from isthmus.data.place import kind_at, unreadable
 from isthmus.errors import DataError
 from isthmus.records import Example, PictureBytes
 
 HUB = "hub:"
-_FORMATS = {".parquet": "parquet", ".csv": "csv"}
+_CSV, _PARQUET = ".csv", ".parquet"
 _REASON = 200
 
 
@@ -36,6 +39,7 @@ class TablePicture:
     column: Any
     row: int
     name: str
+    folder: Path
 
     def __str__(self) -> str:
         return self.name
@@ -47,7 +51,7 @@ class TablePicture:
         if isinstance(content, bytes):
             return content
         if content is None and isinstance(given, dict) and given.get("path"):
-            return Path(given["path"]).read_bytes()
+            return Path(self.folder, given["path"]).read_bytes()
         raise DataError(f"{self.name}: the picture is {kind_of(content)}; a table holds a picture's bytes or its path.")
 
 
@@ -57,7 +61,7 @@ class TableSource:
     `table` is the path of a file that ends in .parquet or .csv, or `hub:NAME@REVISION`. Pictures are bytes, as the
     Image feature of `datasets` or alone, or paths within the file's folder; captions a string or a list of them.
     Without a column of ids, rows with the same path or the same bytes are the same thing; to know, every picture is
-    read once. Rows are counted from 0. `check_files` is as in `ImageFolder`.
+    read once. Rows are counted from 0, lines of CSV from 1. `check_files` is as in `ImageFolder`.
 
     Raises DataError for a table that cannot be read, an unknown split or column, and a row that is not as it must be.
     """
@@ -66,19 +70,37 @@ class TableSource:
         self, table: str, split: str = "train", columns: Columns = Columns(), *, check_files: bool = True
     ) -> None:
         self.table = table
-        data = _load(table, split)
-        _check_columns(table, data.column_names, columns)
-        self._captions = [
-            read_captions(given, f"{table}, row {row}", columns.text) for row, given in enumerate(data[columns.text])
-        ]
-        self._images = _images(data, table, columns.image, check_files)
-        self._ids = _ids(data, table, columns, self._images)
+        is_csv = not table.startswith(HUB) and _check_file(table).suffix.lower() == _CSV
+        read = _csv_examples if is_csv else _examples
+        self._examples = tuple(read(table, split, columns, check_files))
 
     def __len__(self) -> int:
-        return len(self._captions)
+        return len(self._examples)
 
     def __getitem__(self, index: int) -> Example:
-        return Example(self._images[index], self._ids[index], self._captions[index])
+        return self._examples[index]
+
+
+def _csv_examples(table: str, split: str, columns: Columns, check_files: bool) -> Iterator[Example]:
+    if split != "train":
+        raise _no_split(table, split, "train")
+    row = None
+    for where, row in csv_rows(Path(table), [name for name in (columns.image, columns.text, columns.id) if name]):
+        image = _path(row[columns.image], table, where, check_files)
+        thing = read_id(row[columns.id], where, columns.id) if columns.id else _within(table, image)
+        yield Example(image, thing, read_captions(row[columns.text], where, columns.text))
+    if row is None:
+        raise _empty(table)
+
+
+def _examples(table: str, split: str, columns: Columns, check_files: bool) -> Iterator[Example]:
+    data = _load(table, split)
+    _check_columns(table, data.column_names, columns)
+    captions = [
+        read_captions(given, f"{table}, row {row}", columns.text) for row, given in enumerate(data[columns.text])
+    ]
+    images = _images(data, table, columns.image, check_files)
+    yield from map(Example, images, _ids(data, table, columns, images), captions)
 
 
 def _load(table: str, split: str) -> Any:
@@ -88,13 +110,14 @@ def _load(table: str, split: str) -> Any:
     except ImportError as error:
         raise DataError(f"{table}: tables need the package datasets; install isthmus[table].") from error
     name, _, revision = table.removeprefix(HUB).partition("@")
+    if not name:
+        raise DataError(f"{table}: the name of the dataset is missing; give hub:NAME@REVISION.")
     with _quiet(datasets):
         try:
             if table.startswith(HUB):
                 return datasets.load_dataset(name, split=split, revision=revision or None)
-            kind = _FORMATS[_check_file(table).suffix.lower()]
-            options = {"keep_default_na": False} if kind == "csv" else {}
-            return datasets.load_dataset(kind, data_files=table, split=split, **options)
+            _check_rows(table)
+            return datasets.load_dataset("parquet", data_files=table, split=split)
         except DataError:
             raise
         except Exception as error:  # of the Hub, pyarrow, pandas and datasets, each with kinds of its own
@@ -103,27 +126,40 @@ def _load(table: str, split: str) -> Any:
 
 def _check_file(table: str) -> Path:
     path = Path(table)
-    if path.suffix.lower() not in _FORMATS:
+    kind = kind_at(path)
+    if kind == "folder":
+        raise DataError(f"{table}: this is a folder; give the path of a table in it, a file.")
+    if path.suffix.lower() not in (_CSV, _PARQUET):
         raise DataError(f"{table}: a table is a file that ends in .parquet or .csv, or hub:NAME@REVISION.")
-    if not path.is_file():
+    if kind != "file":
         raise DataError(f"{table}: there is no such file; give the path of a table.")
-    if path.suffix.lower() == ".parquet":
-        from pyarrow.parquet import read_metadata
-
-        if not read_metadata(path).num_rows:
-            raise _empty(table)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise unreadable(path, error) from error
     return path
+
+
+def _check_rows(table: str) -> None:
+    from pyarrow.parquet import read_metadata
+
+    if not read_metadata(table).num_rows:
+        raise _empty(table)
 
 
 def _cannot_load(table: str, split: str, error: Exception) -> DataError:
     message = str(error)
     if "Unknown split" in message:
         there = message.partition("one of ")[2].strip("[].").replace("'", "")
-        return DataError(f"{table}: there is no split {split!r}; the splits there are: {there}.")
+        return _no_split(table, split, there)
     if "corresponds to no data" in message:
         return _empty(table)
     reason = " ".join(str(error.__cause__ or error).split())[:_REASON]
     return DataError(f"{table}: the table cannot be read ({reason}); check its name, or write it again.")
+
+
+def _no_split(table: str, split: str, there: str) -> DataError:
+    return DataError(f"{table}: there is no split {split!r}; the splits there are: {there}.")
 
 
 def _empty(table: str) -> DataError:
@@ -153,21 +189,21 @@ def _check_columns(table: str, there: list[str], columns: Columns) -> None:
 def _images(data: Any, table: str, column: str, check_files: bool) -> list[Path | PictureBytes]:
     """A path for every row, or a picture that knows its row."""
     if getattr(data.features[column], "dtype", None) in ("string", "large_string"):
-        return [_path(given, table, row, check_files) for row, given in enumerate(data[column])]
+        return [_path(given, table, f"{table}, row {row}", check_files) for row, given in enumerate(data[column])]
     if hasattr(data.features[column], "decode"):
         from datasets import Image
 
         data = data.cast_column(column, Image(decode=False))
     pictures = data.select_columns([column]).rename_columns({column: "image"})
-    return [TablePicture(pictures, row, f"{table}, row {row}") for row in range(len(data))]
+    folder = Path() if table.startswith(HUB) else Path(table).parent
+    return [TablePicture(pictures, row, f"{table}, row {row}", folder) for row in range(len(data))]
 
 
-def _path(given: object, table: str, row: int, check_files: bool) -> Path:
-    where = f"{table}, row {row}"
+def _path(given: object, table: str, where: str, check_files: bool) -> Path:
     if table.startswith(HUB):
         raise DataError(f"{where}: the pictures are paths; a dataset of the Hub must hold the pictures themselves.")
     path = Path(table).parent / read_name(given, where, "image")
-    if check_files and not path.is_file():
+    if check_files and kind_at(path, where) != "file":
         raise DataError(f"{where}: there is no file {path}; add the picture or remove the row.")
     return path
 
@@ -176,5 +212,10 @@ def _ids(data: Any, table: str, columns: Columns, images: list[Path | PictureByt
     if columns.id is not None:
         return [read_id(given, f"{table}, row {row}", columns.id) for row, given in enumerate(data[columns.id])]
     if isinstance(images[0], Path):
-        return [path.relative_to(Path(table).parent).as_posix() for path in images if isinstance(path, Path)]
+        return [_within(table, path) for path in images if isinstance(path, Path)]
     return [known or f"row {row}" for row, known in enumerate(known_hashes(images))]
+
+
+def _within(table: str, path: Path) -> str:
+    """A picture's path within the folder of its table."""
+    return path.relative_to(Path(table).parent).as_posix()

@@ -5,7 +5,6 @@ place that captions go to (`isthmus.tasks.output`), which knows what an earlier 
 read is reported and left out; it never ends the run.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from isthmus.data.image import open_image
+from isthmus.data.place import files_below, kind_at
 from isthmus.data.sidecar import SUFFIXES
 from isthmus.errors import DataError
 
@@ -84,12 +84,13 @@ def find_pictures(given: Sequence[Path]) -> Found:
     pictures: dict[Path, Picture] = {}
     others: list[Path] = []
     for start in given:
-        if not start.exists():
+        kind = kind_at(start)
+        if kind is None:
             raise DataError(f"{start}: there is no such file or folder; give pictures or folders of pictures")
-        if not start.is_dir():
+        if kind != "folder":
             pictures.setdefault(location(start), Picture(start, str(start)))
             continue
-        for path in _files(start):
+        for path in files_below(start):
             if path.suffix.lower() in SUFFIXES:
                 name = path.relative_to(start).as_posix() if alone else str(path)
                 pictures.setdefault(location(path), Picture(path, name))
@@ -106,17 +107,6 @@ def find_pictures(given: Sequence[Path]) -> Found:
 def location(path: Path) -> Path:
     """Where a file lies, however it was named; a link to a file stays a file of its own."""
     return path.parent.resolve() / path.name
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder that is not hidden, each folder's own before those of its folders, by name."""
-
-    def refuse(problem: OSError) -> None:
-        raise DataError(f"{problem.filename}: the folder cannot be read ({problem.strerror})") from problem
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
 
 
 def caption_pictures(
