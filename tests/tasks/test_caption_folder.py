@@ -76,6 +76,8 @@ def test_a_link_to_a_picture_is_a_picture_and_a_link_to_a_folder_is_not_followed
 
 
 def test_a_missing_path_and_a_place_without_pictures_are_errors(tmp_path, folder):
+    with pytest.raises(DataError, match=r"xxx cannot be looked at \(File name too long\)"):
+        find_pictures([tmp_path / ("x" * 300)])
     with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
         find_pictures([folder, tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
@@ -199,10 +201,83 @@ def test_nothing_but_broken_pictures_is_an_error(tmp_path):
     assert not path.exists()
 
 
-def test_empty_captions_are_written_and_counted(folder, tmp_path):
+def silent_on(width):
+    """A captioner that has no words for pictures of one width."""
+    return lambda opened: [" " if picture.width == width else f"width {picture.width}" for picture in opened]
+
+
+@pytest.mark.parametrize("existing", ["skip", "overwrite", "append"])
+@pytest.mark.parametrize("kind", ["file", "beside"])
+def test_empty_captions_are_not_written_and_told_and_tried_again(folder, tmp_path, caplog, existing, kind):
+    path, pictures, told = tmp_path / "captions.jsonl", find_pictures([folder]).pictures, []
+
+    def place():
+        return CaptionFile(path, existing) if kind == "file" else SideCars(pictures, existing)
+
+    outcome = run(place(), pictures, silent_on(1), progress=lambda *counts: told.append(counts))
+    assert (outcome.written, outcome.empty, told[-1]) == (2, 1, (3, 3))
+    assert "1 captions came out empty and were not written, such as that of b.png; the next run tries" in caplog.text
+    assert lines(path) == [ALL[0], ALL[2]] if kind == "file" else not (folder / "b.txt").exists()
+    outcome = run(place(), pictures)
+    assert (outcome.written, outcome.done_before) == ((1, 2) if existing == "skip" else (3, 0))
+    if kind == "file":
+        assert sorted(lines(path)) == ALL
+    else:
+        assert (folder / "b.txt").read_text() == "width 1\n"
+
+
+def test_a_line_without_a_caption_is_not_done_and_gets_one(folder, tmp_path):
     path, pictures = tmp_path / "captions.jsonl", find_pictures([folder]).pictures
-    outcome = run(CaptionFile(path, "skip"), pictures, lambda opened: [" " for _ in opened])
-    assert (outcome.written, outcome.empty) == (3, 3)
+    path.write_text('{"file_name": "b.png", "text": " ", "image_id": 7}\n{"file_name": "gone.png", "text": ""}\n')
+    outcome = run(CaptionFile(path, "skip"), pictures)
+    assert (outcome.written, outcome.done_before) == (3, 0)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"file_name": "b.png", "text": "width 1", "image_id": 7},
+        {"file_name": "gone.png", "text": ""},
+        {"file_name": "A.PNG", "text": "width 2"},
+        {"file_name": "inner/a.jpg", "text": "width 3"},
+    ]
+
+
+@pytest.mark.parametrize("nothing", [b"", b" \n\t\n", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize("existing", ["skip", "overwrite", "append"])
+def test_a_side_car_without_a_caption_is_not_done(folder, nothing, existing):
+    pictures = find_pictures([folder]).pictures
+    (folder / "b.txt").write_bytes(nothing)
+    assert run(SideCars(pictures, existing), pictures).done_before == 0
+    assert (folder / "b.txt").read_text() == "width 1\n"
+
+
+def test_a_side_car_that_is_there_counts_whichever_case_its_ending_has(folder):
+    pictures = find_pictures([folder]).pictures
+    (folder / "b.TXT").write_text("by hand\n")
+    place = SideCars(pictures, "skip")
+    assert place.owns(folder / "b.TXT") and not place.owns(folder / "b.txt")
+    assert run(place, pictures).done_before == 1
+    run(SideCars(pictures, "append"), pictures)
+    assert (folder / "b.TXT").read_text() == "by hand\nwidth 1\n"
+    run(SideCars(pictures, "overwrite"), pictures)
+    assert (folder / "b.TXT").read_text() == "width 1\n" and not (folder / "b.txt").exists()
+
+
+def test_two_side_cars_of_one_picture_are_refused(folder):
+    (folder / "b.TXT").write_text("one\n")
+    (folder / "b.txt").write_text("two\n")
+    with pytest.raises(DataError, match=r"b\.png has two texts beside it, b\.TXT and b\.txt; keep one of them"):
+        SideCars(find_pictures([folder]).pictures, "skip")
+
+
+def test_a_caption_is_one_line_of_a_side_car(folder):
+    pictures = find_pictures([folder / "b.png"]).pictures
+    for _ in range(2):
+        run(SideCars(pictures, "append"), pictures, lambda opened: ["one\ntwo\u2028three" for _ in opened])
+    assert (folder / "b.txt").read_text() == "one two three\n"
+
+
+def test_a_picture_that_is_named_like_a_text_is_never_written_over(folder):
+    (folder / "b.png").rename(folder / "b.txt")
+    with pytest.raises(DataError, match=r"b\.txt is a picture and would be written over by a text; rename it"):
+        SideCars(find_pictures([folder / "b.txt"]).pictures, "overwrite")
 
 
 class FullDisk:
@@ -281,6 +356,11 @@ def test_a_place_that_cannot_be_written_is_refused_first(tmp_path):
         CaptionFile(tmp_path / "file" / "captions.jsonl", "skip")
     with pytest.raises(UserError, match="cannot be written"):
         CaptionFile(Path("/proc/isthmus/captions.jsonl"), "skip")
+    for path in (tmp_path / ("x" * 300), tmp_path / ("x" * 300) / "captions.jsonl"):
+        with pytest.raises(UserError, match=r"cannot be .* \(File name too long\)"):
+            CaptionFile(path, "skip")
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\)"):
+        check_place(tmp_path / ("x" * 300) / "captions")
     with pytest.raises(DataError, match="is no file that captions can be written to"):
         CaptionFile(tmp_path, "skip")
     with pytest.raises(UserError, match="cannot be written"):

@@ -54,7 +54,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did: captions written, how many of them empty, pictures done before, and those it could not read."""
+    """What a run did: captions with words, those that came out empty, pictures done before, and the unreadable."""
 
     written: int
     empty: int
@@ -129,9 +129,9 @@ def caption_pictures(
     for names, opened in in_batches(todo, batch_size=batch_size, broken=broken):
         captions = captioner(opened)
         place.write(list(zip(names, captions, strict=True)))
-        written += len(captions)
-        empty += sum(not caption.strip() for caption in captions)
-        progress(before + written + len(broken), len(pictures))
+        said = sum(bool(caption.strip()) for caption in captions)
+        written, empty = written + said, empty + len(captions) - said
+        progress(before + written + empty + len(broken), len(pictures))
     refuse_all_broken(broken, len(pictures))
     return Outcome(written, empty, before, tuple(broken))
 

@@ -2,8 +2,10 @@
 
 Both look at their place before the first caption is made, tell what is done already, and keep what they have when
 the disk is full or the process is killed: lines are written whole and flushed, text files appear whole or not at all.
+An empty caption is written nowhere, so that a later run tries again: it could not be trained on.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -12,10 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from isthmus.data.place import kind_at
 from isthmus.errors import DataError, UserError
 from isthmus.features.files import write_atomically
+from isthmus.tasks.beside import captions_in, has_caption, texts_beside
 from isthmus.tasks.folder import Picture, location
 from isthmus.tasks.lines import is_half, make_line, read_line, write_all
+
+_log = logging.getLogger(__name__)
 
 Existing = Literal["skip", "overwrite", "append"]
 """What to do with a picture that has a caption: leave it, make it anew, or add one that is not there yet."""
@@ -35,7 +41,9 @@ class CaptionFile:
         self._file: BinaryIO | None = None
         self._length = 0
         self._texts: dict[str, list[str]] = {}
-        if path.exists():
+        self._merge = existing == "append"  # or an empty caption is there, whose line gets the one that comes
+        self._empty: list[str] = []
+        if kind_at(path) is not None:
             self._read()
         check_place(path)
 
@@ -44,12 +52,14 @@ class CaptionFile:
         return location(path) == location(self.path)
 
     def done(self, picture: Picture) -> bool:
-        """True where the file has a line for this picture and it is to be left."""
-        return self._existing == "skip" and picture.name in self._texts
+        """True where the file has a caption of this picture and it is to be left."""
+        return self._existing == "skip" and bool(self._texts.get(picture.name))
 
     def write(self, rows: Sequence[tuple[Picture, str]]) -> None:
         """Add lines; raises UserError where the disk is full, and leaves the lines before whole."""
-        new = [(picture.name, text) for picture, text in rows if text not in self._kept(picture.name)]
+        self._empty += [picture.name for picture, text in rows if not text.strip()]
+        said = [(picture.name, text) for picture, text in rows if text.strip()]
+        new = [(name, text) for name, text in said if text not in self._kept(name)]
         if not new:
             return
         content = b"".join(make_line({"file_name": name, "text": text}) for name, text in new)
@@ -67,13 +77,14 @@ class CaptionFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Flush the file to the disk and close it; after a whole run with `append`, one line a picture."""
+        """Flush the file to the disk and close it; after a whole run that added to lines, one line a picture."""
+        _tell_empty(self._empty)
         if self._file is None:
             return
         try:
             with self._file as file:
                 os.fsync(file.fileno())
-            if self._existing == "append" and kind is None:
+            if self._merge and kind is None:
                 write_atomically(self.path, self._write_merged)
         except OSError as problem:
             raise _full(self.path, problem) from problem
@@ -106,7 +117,9 @@ class CaptionFile:
                 f"{where}: this is no caption of a picture, so the file is left as it is; choose another output"
             )
         name, text = entry["file_name"], entry["text"]
-        self._texts.setdefault(name, []).extend([text] if isinstance(text, str) else text)
+        said = [one for one in ([text] if isinstance(text, str) else text) if one.strip()]
+        self._texts.setdefault(name, []).extend(said)
+        self._merge = self._merge or (self._existing == "skip" and not said)
 
     def _open(self) -> BinaryIO:
         """Open the file at the first caption: emptied, or cut to whole lines."""
@@ -140,29 +153,25 @@ class CaptionFile:
             for raw in file:
                 entry = read_line(raw)
                 texts = left.pop(entry["file_name"], None) if entry else None
-                if entry and texts is not None:
+                if entry and texts == []:
+                    out.write(raw)
+                elif entry and texts is not None:
                     out.write(make_line({**entry, "text": texts[0] if len(texts) == 1 else texts}))
 
 
 class SideCars:
-    """Captions as text files: beside a/1.jpg stands a/1.txt; several captions are several lines.
+    """Captions as text files: beside a/1.jpg stands a/1.txt, or the a/1.TXT that is there; a caption is a line.
 
-    Looks at every folder at once. Raises UserError where one cannot be written, and where two pictures would share
-    a text file.
+    Looks at every folder at once. Raises UserError where one cannot be written, where two pictures would share a text
+    file, and where a picture has two.
     """
 
     def __init__(self, pictures: Iterable[Picture], existing: Existing) -> None:
         self._existing = existing
-        owners: dict[Path, Picture] = {}
-        for picture in pictures:
-            path = _beside(picture)
-            other = owners.setdefault(location(path), picture)
-            if other is not picture:
-                raise DataError(f"{other.path} and {picture.path} would share {path}; rename one, or write JSON lines")
-            if path.exists() and not path.is_file():
-                raise DataError(f"{path} is no file, so the caption of {picture.path} cannot be written; move it away")
-        self._own = frozenset(owners)
-        for folder in sorted({picture.path.parent for picture in owners.values()}):
+        self._texts = texts_beside(pictures)
+        self._own = frozenset(location(path) for path in self._texts.values())
+        self._empty: list[str] = []
+        for folder in sorted({path.parent for path in self._texts.values()}):
             check_place(folder / "captions")
 
     def owns(self, path: Path) -> bool:
@@ -170,20 +179,21 @@ class SideCars:
         return location(path) in self._own
 
     def done(self, picture: Picture) -> bool:
-        """True where the text file is there and is to be left."""
-        return self._existing == "skip" and _beside(picture).exists()
+        """True where the text file holds a caption and is to be left."""
+        return self._existing == "skip" and has_caption(self._beside(picture))
 
     def write(self, rows: Sequence[tuple[Picture, str]]) -> None:
         """Write or extend text files, each whole or not at all; raises UserError where the disk is full."""
         for picture, text in rows:
-            path = _beside(picture)
+            if not text.strip():
+                self._empty.append(picture.name)
+                continue
+            path, caption = self._beside(picture), " ".join(text.splitlines())
             try:
-                lines = path.read_text(encoding="utf-8").splitlines() if self._adds_to(path) else []
-                if text not in lines:
-                    content = "".join(f"{line}\n" for line in (*lines, text))
+                lines = captions_in(path) if self._existing == "append" and path.exists() else []
+                if caption not in lines:
+                    content = "".join(f"{line}\n" for line in (*lines, caption))
                     write_atomically(path, partial(Path.write_text, data=content, encoding="utf-8"))
-            except UnicodeDecodeError as problem:
-                raise DataError(f"{path} is no text in UTF-8, so nothing can be added to it; move it away") from problem
             except OSError as problem:
                 raise _full(path, problem) from problem
 
@@ -191,18 +201,19 @@ class SideCars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is left to do: every file is on the disk already."""
+        """Tell of empty captions; every file is on the disk already."""
+        _tell_empty(self._empty)
 
-    def _adds_to(self, path: Path) -> bool:
-        return self._existing == "append" and path.exists()
+    def _beside(self, picture: Picture) -> Path:
+        return self._texts[location(picture.path)]
 
 
 def check_place(path: Path) -> None:
     """See that a file can be written here, or its folder made; raises UserError where not. Leaves no trace."""
     place = path.parent
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
         with tempfile.TemporaryFile(dir=place):
             if path.exists():
                 path.open("r+b").close()
@@ -210,8 +221,14 @@ def check_place(path: Path) -> None:
         raise UserError(f"{path} cannot be written ({problem.strerror}); choose another output") from problem
 
 
-def _beside(picture: Picture) -> Path:
-    return picture.path.with_suffix(".txt")
+def _tell_empty(names: Sequence[str]) -> None:
+    """A line of the log about captions that were not written: a text without words could not be trained on."""
+    if names:
+        _log.warning(
+            "%d captions came out empty and were not written, such as that of %s; the next run tries them again",
+            len(names),
+            names[0],
+        )
 
 
 def _full(path: Path, problem: OSError) -> UserError:
