@@ -90,7 +90,8 @@ def test_the_original_s_switches_are_all_at_the_original_s_side():
         1: {"objectives.gather", "objectives.identity", "objectives.negatives", "objectives.clamp_temperature"}
         | {"bridge.fold_token_type", "bridge.dec", "train.token_mean", "train.beta2"}
         | {"train.decay_temperature", "train.schedule", "train.warmup_from"},
-        2: {"llm.prompt.bos", "train.token_mean", "train.beta2", "train.schedule", "train.warmup_from"},
+        2: {"llm.prompt.bos", "llm.dropout"}
+        | {"train.token_mean", "train.beta2", "train.schedule", "train.warmup_from"},
     }
     for run in (one, two):
         stage = {knob.key: knob for knob in knobs(run)}
@@ -102,6 +103,7 @@ def test_the_original_s_switches_are_all_at_the_original_s_side():
         assert all(stage[key].given for key in told)
     assert (one.objectives.gather, one.objectives.identity, one.objectives.negatives) == ("detached", "off", "hard")
     assert (one.objectives.clamp_temperature, one.bridge.fold_token_type, one.bridge.dec) == (False, False, "random")
+    assert two.llm.dropout is True
     assert (two.llm.prompt.bos, two.train.token_mean, two.train.beta2) == ("after_soft_prompt", "per_rank", 0.999)
     assert one.train.decay_temperature and [run.train.schedule for run in (one, two)] == ["epoch", "epoch"]
 

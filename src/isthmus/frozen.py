@@ -1,4 +1,4 @@
-"""What frozen means, for both towers (DESIGN 5.3): no gradients, no dropout, and no precision but its own."""
+"""What frozen means, for both towers (DESIGN 5.3): no gradients, no precision but its own, and no dropout unasked."""
 
 from typing import TypeVar
 
@@ -17,13 +17,15 @@ def freeze(module: AnyModule) -> AnyModule:
 class FrozenModule(nn.Module):
     """A module that stays in evaluation mode whatever is called on it or on its parent.
 
-    The original leaves the language model's dropout on in training; here `train()` changes nothing.
-    Subclasses call `freeze` on what they hold.
+    The original leaves the language model's dropout on in training; here `train()` changes nothing, unless `dropout`
+    is set. Weights stay frozen either way. Subclasses call `freeze` on what they hold.
     """
 
+    dropout: bool = False
+
     def train(self: Frozen, mode: bool = True) -> Frozen:
-        """Stay in evaluation mode: `mode` is taken for compatibility and ignored."""
-        return super().train(False)
+        """Stay in evaluation mode: `mode` is heeded only where `dropout` is set."""
+        return super().train(mode and self.dropout)
 
     def own_precision(self) -> torch.autocast:
         """Give a context in which autocast is off: a tower computes in the dtype that it was loaded in.

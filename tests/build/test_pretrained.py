@@ -173,6 +173,15 @@ def test_a_cache_of_another_machine_is_not_needed(copy, pictures):
     assert Predictor.from_pretrained(copy / "stage2").caption(pictures)
 
 
+def test_who_predicts_never_drops_whatever_was_trained_with(copy):
+    config = read_bridge(copy / "stage2" / "bridge").provenance["config"]
+    config["llm"]["dropout"] = True
+    update_provenance(copy / "stage2" / "bridge", {"config": config})
+    loaded = Predictor.from_pretrained(copy / "stage2")._pretrained
+    assert not any(module.training for module in loaded.llm.train().modules())
+    assert loaded.bridges[2].provenance["config"]["llm"]["dropout"] is True, "what it was trained with stays told"
+
+
 @pytest.mark.parametrize("given", ["stage1", "stage2"])
 def test_one_stage_is_saved_as_one_folder_that_answers_the_same(place, pictures, tmp_path, given):
     first = Predictor.from_pretrained(place / given)

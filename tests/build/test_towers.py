@@ -80,6 +80,10 @@ def test_a_language_model_is_of_the_kind_that_its_configuration_says(tmp_path):
         tower = build_llm(LanguageConfig(weights=t5, max_tokens=5, prefix_lm=switch), Prompt(), CPU)
         assert isinstance(tower, EncoderDecoderLLM) and (tower.address, tower.max_tokens) == (t5, 5)
         assert tower.splits_captions == splits and (tower.prompt.caption_prefix, tower.prompt.end) == ("", "")
+    for address in (llama, t5):
+        for switch in (True, False):
+            assert build_llm(LanguageConfig(weights=address, dropout=switch), Prompt(), CPU).train().training == switch
+        assert not build_llm(LanguageConfig(weights=address), Prompt(), CPU).train().training
     for switch in (True, False):
         with pytest.raises(ConfigError, match=r"`llm.prefix_lm` is a switch of encoder-decoder models, and folder:"):
             build_llm(LanguageConfig(weights=llama, prefix_lm=switch), Prompt(), CPU)

@@ -86,6 +86,15 @@ def test_dropout_of_the_towers_is_off_in_training(llm, encoder):
     assert not torch.equal(noisy(batch, STEP)["lm"].sum, noisy(batch, STEP)["lm"].sum)
 
 
+def test_dropout_of_the_language_model_is_the_stage_s_training_mode_where_it_is_asked_for(llm):
+    stage, batch = stage2(llm), tiny_batch()
+    expected = stage.eval()(batch, STEP)["lm"].sum
+    stage.llm.dropout = True
+    first, second = (stage.train()(batch, STEP)["lm"].sum for _ in range(2))
+    assert len({first.item(), second.item(), expected.item()}) == 3
+    assert torch.equal(stage.eval()(batch, STEP)["lm"].sum, expected)
+
+
 def test_the_loss_is_the_language_models_own_on_the_captions(llm):
     stage, batch = stage2(llm), tiny_batch()
     term = stage(batch, STEP)["lm"]

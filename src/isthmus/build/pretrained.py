@@ -138,7 +138,7 @@ def _compute(wishes: Wishes, provenances: Sequence[Mapping[str, Any]]) -> Comput
 
 def _load_llm(found: FoundBridge, file: BridgeFile, wishes: Wishes, compute: Compute) -> FrozenLLM:
     """The frozen language model in its dtype, on its device or devices, known by its fingerprint."""
-    config = tower_config(LanguageConfig, found, "llm", wishes.llm)
+    config = tower_config(LanguageConfig, found, "llm", wishes.llm).model_copy(update={"dropout": False})
     if not Path(config.cache).expanduser().is_dir():  # that of another machine; a GGUF file is unpacked here anew
         config = config.model_copy(update={"cache": LanguageConfig.model_fields["cache"].default})
     prompt = Prompt.from_json(found.provenance["prompt"])

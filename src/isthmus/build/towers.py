@@ -138,4 +138,5 @@ def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute, *, devic
         )
     else:
         llm = DecoderOnlyLLM(*load_causal_lm(name, **loading), prompt, **settings)
+    llm.dropout = config.dropout
     return llm.to(compute.device) if device_map is None else llm

@@ -59,6 +59,9 @@ class LanguageConfig(Section):
     prefix_lm: bool | None = None
     """Encoder-decoder models only: give the encoder the first part of each training caption and ask for the rest, as
     BLIP-2 does; empty: yes."""
+    dropout: bool = False
+    """Leave the language model's own dropout on while the bridge trains, if it has any (OPT, T5); its weights stay
+    frozen; the original: true."""
     prompt: PromptConfig = PromptConfig()
     """The text around the soft prompt."""
 

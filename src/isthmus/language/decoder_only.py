@@ -3,7 +3,8 @@
 The sequence is [BOS] before [soft prompt] [BOS] after [caption] [end mark], labels on caption and end mark only
 (BLIP-2, section 3.3 and figure 3, with text allowed before the soft prompt). In a chat, the template's own marks
 stand around before and after, and close the caption. What stands before the soft prompt is frozen and the same in
-every row: its keys and values are computed once, and read by every step.
+every row: its keys and values are computed once, and read by every step. Under dropout they differ by row and step,
+and the whole sequence is computed.
 """
 
 import copy
@@ -61,8 +62,10 @@ class DecoderOnlyLLM(TransformersLLM):
         with self.own_precision():
             after = self._embed_ids(self._after).expand(batch, -1, -1)
             head = torch.cat([soft_prompt.to(self.model.dtype), after], 1)
-            sequence = torch.cat([head, self.embed(target.ids[:, :-1])], 1)
             always = target.mask.new_ones(batch, len(self._before) + head.shape[1])
+            if not self._reads_cache():
+                head = torch.cat([self._embed_ids(self._before).expand(batch, -1, -1), head], 1)
+            sequence = torch.cat([head, self.embed(target.ids[:, :-1])], 1)
             mask = torch.cat([always, target.mask[:, :-1]], 1)
             labels = place_labels(target, head.shape[1] - 1, compact=soft_prompt.device.type == "cpu")
             logits = self._logits(sequence, mask.long(), labels.kept)
@@ -90,11 +93,11 @@ class DecoderOnlyLLM(TransformersLLM):
         if decoding.min_new_tokens and not single:
             raise ConfigError(f"min_new_tokens needs an end mark of one token, and {self._end_text!r} has more.")
         stops = {*self._stops, *(self._end if single else [])}
-        with self.own_precision():
+        with self._writing():
             rows = self.model.generate(
                 inputs_embeds=sequence,
                 attention_mask=mask,
-                past_key_values=self._prefix(batch * decoding.num_beams) if self._before else None,
+                past_key_values=self._prefix(batch * decoding.num_beams) if self._reads_cache() else None,
                 generation_config=generation_config(decoding, stops=stops, padding=self._padding()),
                 logits_processor=logits_processors(decoding),
                 **({} if single else {"stop_strings": [self._end_text], "tokenizer": self.tokenizer}),
@@ -131,7 +134,7 @@ class DecoderOnlyLLM(TransformersLLM):
     def _logits(
         self, sequence: Float[Tensor, "B S L"], mask: Int[Tensor, "B W"], kept: Tensor
     ) -> Float[Tensor, "K vocabulary"]:
-        past = self._prefix(sequence.shape[0]) if self._before else None
+        past = self._prefix(sequence.shape[0]) if self._reads_cache() else None
         options: dict[str, Any] = {"logits_to_keep": kept} if self._keeps_logits else {}
         logits: Tensor = self.model(
             inputs_embeds=sequence,
@@ -143,6 +146,10 @@ class DecoderOnlyLLM(TransformersLLM):
         if not self._keeps_logits:
             logits = logits[kept] if kept.dtype == torch.bool else logits[:, kept]
         return logits.flatten(0, -2)
+
+    def _reads_cache(self) -> bool:
+        """Whether there is text before the soft prompt that is the same in every row: dropout draws anew in each."""
+        return bool(self._before) and not self.model.training
 
     def _prefix(self, batch: int) -> Cache:
         """A fresh cache of what stands before the soft prompt, one copy per row: the forward writes into it."""

@@ -98,7 +98,7 @@ class EncoderDecoderLLM(TransformersLLM):
         if not len(soft_prompt):
             return []
         after = [self._after_ids(text) + self._end for text in self._afters(prompts, len(soft_prompt))]
-        with self.own_precision():
+        with self._writing():
             sequence, mask = self._encoder_input(soft_prompt, self._padded(after).to(soft_prompt.device))
             self._check_length(max(sequence.shape[1], decoding.max_new_tokens))
             settings = generation_config(decoding, stops=self._stops, padding=self._padding())

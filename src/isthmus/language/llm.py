@@ -77,7 +77,7 @@ class FrozenLLM(FrozenModule, ABC):
 
     `width` is L, the width of its embeddings; `address` says where the weights came from (`hub:name@revision`,
     `package:...`, `folder:...` or `file:...`). `prompt` has every field filled in. Gradients flow to the soft prompt
-    and to nothing else.
+    and to nothing else. Where `dropout` is set, the model's own acts on the loss in training, and on nothing else.
     """
 
     width: int
@@ -103,7 +103,7 @@ class FrozenLLM(FrozenModule, ABC):
     def generate(
         self, soft_prompt: Float[Tensor, "B Q L"], decoding: Decoding, *, prompts: Sequence[str] | None = None
     ) -> list[str]:
-        """Write until the end mark; the text comes stripped and without it.
+        """Write until the end mark, without dropout; the text comes stripped and without the mark.
 
         `prompts[b]` stands after the soft prompt of row b, in place of the trained `Prompt.after`.
         Raises `ConfigError` where a prompt is too long for the model, or cannot be written as asked.

@@ -1,6 +1,7 @@
 """What every language model of transformers has in common: its tokenizer, its embeddings and where it stops."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,6 +59,17 @@ class TransformersLLM(FrozenLLM):
     def vocabulary(self) -> int:
         """How many rows the embedding has; a padded vocabulary may have more than the tokenizer."""
         return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write in the model's own precision and without its dropout, in the midst of training too."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self.own_precision():
+                yield
+        finally:
+            self.model.train(training)
 
     def _caption_ids(self, caption: str) -> list[int]:
         return self._ids(f"{self.prompt.caption_prefix}{caption}")[: self.max_tokens]
