@@ -71,6 +71,16 @@ def test_stage_1_refuses_by_key(write, override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["output", "features.folder", "data.train.folder", "data.train.metadata", "init.from"])
+def test_a_path_that_no_file_system_can_hold_is_refused_by_its_key(key):
+    cases = {"runs/" + "x" * 256: "the name xxx", "runs/a\0b": "the path holds a NUL character; leave it out"}
+    for path, message in cases.items():
+        with pytest.raises(ConfigError) as caught:
+            check(put({**STAGE1, "bridge": {} if key == "init.from" else STAGE1["bridge"]}, {key: path}), "here")
+        assert str(caught.value).startswith(f"here: in `{key}`: {message}")
+    assert check(put(STAGE1, {"output": "a/" * 200 + "x" * 255}), "here").output.endswith("x")
+
+
 @pytest.mark.parametrize("missing", ["stage", "output", "data", "encoder", "train"])
 def test_a_missing_key_is_named(missing):
     content = {key: value for key, value in STAGE1.items() if key != missing}

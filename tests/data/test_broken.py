@@ -86,6 +86,13 @@ def test_at_the_end_of_a_pass_the_rate_is_judged_however_few_were_met(tmp_path):
         broken.judge()
 
 
+def test_a_report_with_bytes_that_are_no_text_is_added_to(tmp_path):
+    (tmp_path / "bad_images.jsonl").write_bytes(b"\xff\xfe\n")
+    BrokenPictures("skip", rate=1.0, output=tmp_path).met(1, [bad(Path("a.png"))])
+    kept, added = (tmp_path / "bad_images.jsonl").read_bytes().splitlines()
+    assert kept == b"\xff\xfe" and json.loads(added)["path"] == "a.png"
+
+
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(

@@ -1,6 +1,25 @@
 """What every part of a configuration has in common."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+_LONGEST_NAME = 255
+"""Bytes that a name in a path may have, on all common file systems."""
+
+
+def _check_path(path: str) -> str:
+    """Refuse what no file system can hold, before anything looks for it there."""
+    if "\0" in path:
+        raise ValueError("the path holds a NUL character; leave it out")
+    long = [name for name in path.split("/") if len(name.encode(errors="surrogatepass")) > _LONGEST_NAME]
+    if long:
+        raise ValueError(f"the name {long[0][:20]}... in the path has more than {_LONGEST_NAME} bytes; shorten it")
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_check_path)]
+"""A path as it is written in a configuration."""
 
 
 class Section(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from isthmus.config.base import Section
+from isthmus.config.base import PathText, Section
 
 Share = Annotated[float, Field(gt=0, le=1)]
 ONE, SEVERAL = "(one)", "(several)"
@@ -22,11 +22,11 @@ class SourceConfig(Section):
 
     kind: Literal["imagefolder", "sidecar", "table"] = "imagefolder"
     """`imagefolder`: a folder with a metadata file; `sidecar`: pictures with a .txt beside each; `table`."""
-    folder: str | None = None
+    folder: PathText | None = None
     """The folder of the pictures (imagefolder, sidecar)."""
-    metadata: str | None = None
+    metadata: PathText | None = None
     """The metadata file in it, .jsonl or .csv (imagefolder); empty: metadata.jsonl, else metadata.csv."""
-    table: str | None = None
+    table: PathText | None = None
     """A .parquet or .csv file, or hub:NAME@REVISION (table)."""
     split: str = "train"
     """The split of a dataset of the Hub (table)."""
@@ -97,7 +97,7 @@ class DataConfig(Section):
 class FeaturesConfig(Section):
     """The feature store; `folder: null` trains from pixels, encoding in every step."""
 
-    folder: str | None = None
+    folder: PathText | None = None
     """Where encoded patches are kept."""
     views: int = Field(default=1, ge=1)
     """Stored views per picture: the centre, then keyed random crops."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from isthmus.config.base import Section
+from isthmus.config.base import PathText, Section
 from isthmus.config.data import ONE, SEVERAL, DataConfig, FeaturesConfig
 from isthmus.config.describe import nearest
 from isthmus.config.model import BridgeConfig, EncoderConfig, LanguageConfig
@@ -23,7 +23,7 @@ _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 class InitConfig(Section):
     """A bridge that is there already, to go on from."""
 
-    folder: str = Field(alias="from")
+    folder: PathText = Field(alias="from")
     """The folder of its run, or the model folder itself; its sizes, tokenizer and image encoder stay."""
 
 
@@ -32,7 +32,7 @@ class RunConfig(Section):
 
     stage: Literal[1, 2]
     """1: against text (ITC, ITM, ITG); 2: through the frozen language model."""
-    output: Annotated[str, AfterValidator(os.path.expanduser)]
+    output: Annotated[PathText, AfterValidator(os.path.expanduser)]
     """The run's folder: bridge, log, record."""
     overwrite: bool = False
     """Train over the bridge of an earlier run in `output`."""

@@ -78,7 +78,7 @@ class BrokenPictures:
     def _report(self, bad: Bad) -> None:
         try:
             moved = self._move(bad.path) if self.policy == "quarantine" and bad.path else None
-            before = self.file.read_text(encoding="utf-8") if self.file.is_file() else ""
+            before = self.file.read_text(encoding="utf-8", errors="replace") if self.file.is_file() else ""
             if moved is None and bad.name in _names(before):
                 return
             self.file.parent.mkdir(parents=True, exist_ok=True)
