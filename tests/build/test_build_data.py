@@ -57,6 +57,19 @@ def test_each_kind_is_opened(tmp_path, folder):
     assert train[25].captions == ("a table's",) and train[25].image_id == f"{folder / 'table.csv'}: 1.png"
 
 
+def test_pictures_that_are_all_one_thing_are_refused_where_that_counts(tmp_path, folder):
+    names = [f"{number}.png" for number in range(3)]
+    (folder / "same.csv").write_text("file_name,text\n" + "".join(f"{name},a cat\n" for name in names))
+    given = {"train": {"folder": str(folder), "metadata": "same.csv"}}
+    with pytest.raises(
+        DataError, match=r"all 3 training pictures have the caption 'a cat', so that none is a negative"
+    ):
+        open_sources(config(tmp_path, **given))
+    content = {**RUN, "output": str(tmp_path / "run"), "data": given}
+    for policy in ("image", "off"):
+        assert len(open_sources(check({**content, "objectives": {"identity": policy}}, "here")).train) == 3
+
+
 def test_what_is_evaluated_on_needs_no_training_pictures_of_its_own(tmp_path, folder):
     nowhere, here = {"folder": str(tmp_path / "nowhere")}, {"folder": str(folder)}
     held_out = open_held_out(config(tmp_path, train=nowhere, evaluation=here))

@@ -27,6 +27,7 @@ from isthmus.data.screen import unreadable
 from isthmus.data.sidecar import SidecarFolder
 from isthmus.data.split import split_by_picture
 from isthmus.data.table import HUB, Columns, TableSource
+from isthmus.data.things import refuse_one_thing
 from isthmus.errors import DataError
 from isthmus.features.encode import Work
 from isthmus.features.extract import Progress, extract
@@ -68,6 +69,8 @@ def open_sources(config: RunConfig) -> Sources:
     Raises `DataError` for what is wrong in them. Files are looked for only where a missing one ends the run.
     """
     train = _mixture(config.data.sources, config)
+    if config.stage == 1 and config.objectives.identity != "off":
+        refuse_one_thing(train, captions=config.objectives.identity == "image_or_caption")
     if config.data.held_out is not None:
         return Sources(*split_by_picture(train, config.data.held_out))
     evaluation = config.data.evaluation
