@@ -228,6 +228,12 @@ def test_paths_in_a_parquet_table_lie_in_its_folder(tmp_path):
     assert colours(source) == [(255, 0, 0)]
 
 
+def test_a_path_that_is_none_is_a_broken_picture(tmp_path):
+    source = TableSource(write(tmp_path / "x.parquet", image=[{"bytes": None, "path": "a\0b"}], text=["x"]))
+    with pytest.raises(DataError, match=r"x\.parquet, row 0: the picture is null; a table holds a picture's bytes"):
+        open_image(source[0].image)
+
+
 def test_a_dataset_of_the_hub_must_hold_its_pictures(tmp_path):
     write(tmp_path / "birds/train.parquet", image=["a.png"], text=["x"])
     with pytest.raises(DataError, match=r"row 0: the pictures are paths; a dataset of the Hub must hold"):

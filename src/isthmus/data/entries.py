@@ -1,5 +1,6 @@
 """What one entry of a metadata file or a table may hold: a file name, an id, captions."""
 
+import os
 import posixpath
 from typing import Any
 from unicodedata import category
@@ -7,8 +8,8 @@ from unicodedata import category
 from isthmus.data.text import normalise
 from isthmus.errors import DataError
 
-_INVISIBLE = ("Zs", "Cf")
-"""Spaces, and marks such as the zero-width space, which no tokenizer makes a word of."""
+_INVISIBLE = ("Zs", "Cf", "Cc")
+"""Spaces, marks such as the zero-width space, controls: what no tokenizer makes a word of."""
 
 
 def kind_of(value: object) -> str:
@@ -29,12 +30,21 @@ def read_name(given: object, where: str, key: str = "file_name") -> str:
     """Check a picture's path within its folder and give it in its normal form."""
     if not isinstance(given, str):
         raise DataError(f'{where}: "{key}" is {kind_of(given)}; give the path as a string.')
-    if not given.strip() or "\0" in given:
+    if not is_path(given):
         raise DataError(f'{where}: "{key}" is empty or no path; give the path within the folder.')
     name = posixpath.normpath(given)
     if posixpath.isabs(name) or name.split("/")[0] == "..":
         raise DataError(f'{where}: "{key}" {given!r} leaves the folder; give a path within the folder.')
     return name
+
+
+def is_path(given: str) -> bool:
+    """False for what no file can be called: nothing, NUL characters, half a surrogate pair."""
+    try:
+        os.fsencode(given)
+    except UnicodeEncodeError:
+        return False
+    return bool(given.strip()) and "\0" not in given
 
 
 def read_id(given: object, where: str, key: str = "image_id") -> str:

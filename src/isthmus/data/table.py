@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.csv_rows import csv_rows
-from isthmus.data.entries import kind_of, read_captions, read_id, read_name
+from isthmus.data.entries import is_path, kind_of, read_captions, read_id, read_name
 from isthmus.data.hashes import known_hashes
 from isthmus.data.place import kind_at, unreadable
 from isthmus.errors import DataError
@@ -50,7 +50,7 @@ class TablePicture:
         content = given.get("bytes") if isinstance(given, dict) else given
         if isinstance(content, bytes):
             return content
-        if content is None and isinstance(given, dict) and given.get("path"):
+        if content is None and isinstance(given, dict) and is_path(given.get("path") or ""):
             return Path(self.folder, given["path"]).read_bytes()
         raise DataError(f"{self.name}: the picture is {kind_of(content)}; a table holds a picture's bytes or its path.")
 
