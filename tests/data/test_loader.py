@@ -119,7 +119,7 @@ def test_captions_are_drawn_by_seed_epoch_and_index():
 
 
 def test_crop_draws_are_keyed_numbers_within_0_and_1():
-    assert len(crop_draws(1, 2)) == 5 and all(0 < draw < 1 for draw in crop_draws(1, 2))
+    assert len(crop_draws(1, 2)) == 8 and all(0 < draw < 1 for draw in crop_draws(1, 2))
     assert crop_draws(1, 2) == crop_draws(1, 2) != crop_draws(2, 1)
 
 

@@ -21,8 +21,9 @@ def test_evaluation_sees_the_centre(pictures):
 
 def test_training_sees_a_crop_of_seed_epoch_and_index(pictures):
     example = Example(pictures[0], "x", ("x",))
-    look = PixelLook(PREPROCESSING, seed=3, scale=(0.2, 0.4), flip=True)
-    wanted = PREPROCESSING.crop(open_image(pictures[0]), crop_draws(3, 1, 2), scale=(0.2, 0.4), flip=True)
+    look = PixelLook(PREPROCESSING, seed=3, scale=(0.2, 0.4), flip=True, colour=0.3)
+    picture, draws = open_image(pictures[0]), crop_draws(3, 1, 2)
+    wanted = PREPROCESSING.crop(picture, draws, scale=(0.2, 0.4), flip=True, colour=0.3)
     assert torch.equal(look(example, 2, 1), wanted)
     assert not torch.equal(look(example, 2, 2), wanted) and not torch.equal(look(example, 1, 1), wanted)
 

@@ -34,6 +34,7 @@ KEY = StoreKey("a:1", None, "f00d", {"size": 8}, Views(2, "float32", 1, (0.5, 1.
         (replace(KEY, views=replace(KEY.views, seed=2)), "the stored view seed is 1 but 2 is wanted"),
         (replace(KEY, views=replace(KEY.views, scale=(0.1, 1.0))), r"scale is \[0.5, 1.0\] but \[0.1, 1.0\] is wanted"),
         (replace(KEY, views=replace(KEY.views, flip=True)), "the stored flip is False but True is wanted"),
+        (replace(KEY, views=replace(KEY.views, colour=0.2)), "the stored colour is 0.0 but 0.2 is wanted"),
     ],
 )
 def test_another_key_is_refused(pictures, tmp_path, monkeypatch, wanted, match):

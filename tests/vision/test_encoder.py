@@ -11,6 +11,7 @@ from isthmus.errors import TowerError
 from isthmus.vision.encoder import Preprocessing
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+PLAIN_COLOURS = (0.5, 0.5, 0.5)
 
 
 def picture(width=40, height=20):
@@ -57,26 +58,43 @@ def test_odd_sizes_pass_every_way_of_preprocessing(size, squash):
     image = Image.new("RGB", size, (255, 0, 51))
     wanted = torch.tensor([1.0, 0.0, 0.2])[:, None, None].expand(3, 224, 224)
     assert torch.allclose(preprocessing.centre(image), wanted)
-    for draws in [(0.001,) * 5, (0.999,) * 5, (0.5, 0.001, 0.999, 0.5, 0.5)]:
+    for draws in [(0.001,) * 8, (0.999,) * 8, (0.5, 0.001, 0.999, 0.5, 0.5, 0.5, 0.5, 0.5)]:
         assert torch.allclose(preprocessing.crop(image, draws, flip=True), wanted)
 
 
 def test_a_crop_is_a_pure_function_of_its_draws():
     preprocessing = Preprocessing(size=8, **PLAIN)
-    corner = preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.9), flip=True)
-    assert torch.equal(corner, preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.9), flip=True))
-    far = preprocessing.crop(picture(), (0.0, 0.5, 0.999, 0.999, 0.9), flip=True)
-    mirrored = preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.1), flip=True)
+    corner = preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.9, *PLAIN_COLOURS), flip=True)
+    assert torch.equal(corner, preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.9, *PLAIN_COLOURS), flip=True))
+    far = preprocessing.crop(picture(), (0.0, 0.5, 0.999, 0.999, 0.9, *PLAIN_COLOURS), flip=True)
+    mirrored = preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.1, *PLAIN_COLOURS), flip=True)
     assert corner[0].mean() < far[0].mean()
     assert torch.equal(mirrored, corner.flip(-1))
-    assert torch.equal(preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.1), flip=False), corner)
+    assert torch.equal(preprocessing.crop(picture(), (0.0, 0.5, 0.001, 0.001, 0.1, *PLAIN_COLOURS), flip=False), corner)
+
+
+def test_a_crops_colours_follow_their_draws():
+    preprocessing = Preprocessing(size=2, **PLAIN)
+    image, place = Image.new("RGB", (8, 8), (200, 100, 50)), (0.999, 0.5, 0.5, 0.5, 0.9)
+
+    def seen(*factors, colour=0.5):
+        return (255 * preprocessing.crop(image, (*place, *factors), flip=False, colour=colour)[:, 0, 0]).tolist()
+
+    assert seen(0.5, 0.5, 0.5) == seen(0.1, 0.2, 0.3, colour=0.0) == pytest.approx([200, 100, 50])
+    assert seen(0.0, 0.5, 0.5) == pytest.approx([100, 50, 25], abs=1)  # half as bright
+    grey = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
+    half = [(value + grey) / 2 for value in (200, 100, 50)]
+    assert seen(0.5, 0.0, 0.5) == pytest.approx(half, abs=1)  # half the contrast, about the mean grey
+    assert seen(0.5, 0.5, 0.0) == pytest.approx(half, abs=1)  # half the saturation; of one colour it is the same
+    assert seen(0.5, 0.5, 1.0) == pytest.approx([value + (value - grey) / 2 for value in (200, 100, 50)], abs=1)
 
 
 def test_a_crop_of_any_draws_stays_inside_and_its_area_follows_the_draw():
     preprocessing = Preprocessing(size=4, **PLAIN)
-    for draws in torch.rand(50, 5, generator=torch.Generator().manual_seed(0)).tolist():
+    for draws in torch.rand(50, 8, generator=torch.Generator().manual_seed(0)).tolist():
         assert preprocessing.crop(picture(3, 50), draws, flip=True).shape == (3, 4, 4)
-    spans = [preprocessing.crop(picture(64, 64), (area, 0.5, 0.5, 0.5, 0.9), flip=False)[0] for area in (0.001, 0.999)]
+    rest = (0.5, 0.5, 0.5, 0.9, *PLAIN_COLOURS)
+    spans = [preprocessing.crop(picture(64, 64), (area, *rest), flip=False)[0] for area in (0.001, 0.999)]
     narrow, wide = ((span.max() - span.min()).item() for span in spans)
     assert narrow / wide == pytest.approx(0.5**0.5, abs=0.1)
 
@@ -86,7 +104,7 @@ def test_what_cannot_be_done_is_refused():
         Preprocessing(size=8, interpolation="lanczos", **PLAIN)
     with pytest.raises(TowerError, match="crop_share"):
         Preprocessing(size=8, crop_share=1.5, **PLAIN)
-    with pytest.raises(ValueError, match="5 draws"):
+    with pytest.raises(ValueError, match="8 draws"):
         Preprocessing(size=8, **PLAIN).crop(Image.new("RGB", (8, 8)), (0.5,), flip=False)
 
 
@@ -101,7 +119,7 @@ def test_it_is_json():
 def test_a_picture_of_any_shape_has_its_views(size, squash):
     preprocessing = Preprocessing(size=16, crop_share=0.875, squash=squash, **PLAIN)
     image = Image.new("RGB", size, (255, 0, 0))
-    for view in (preprocessing.centre(image), preprocessing.crop(image, (0.5,) * 5, flip=True)):
+    for view in (preprocessing.centre(image), preprocessing.crop(image, (0.5,) * 8, flip=True)):
         assert view.shape == (3, 16, 16)
         assert torch.equal(view[0], torch.ones(16, 16)) and not view[1:].any()
 

@@ -154,8 +154,8 @@ class Looks:
         """Bind to a source; with a seed for training, without for evaluation."""
         if self.store is not None:
             return StoredLook(self.store, source, seed=seed)
-        scale = (self.config.scale_min, 1.0)
-        return PixelLook(self.encoder.preprocessing, seed=seed, scale=scale, flip=self.config.flip)
+        given, prepare = self.config, self.encoder.preprocessing
+        return PixelLook(prepare, seed=seed, scale=(given.scale_min, 1.0), flip=given.flip, colour=given.colour)
 
     def patches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """The same batches with patches in them: stored ones as they are, pixels through the frozen encoder."""
@@ -182,7 +182,8 @@ class _Encoded:
 
 def store_views(features: FeaturesConfig, compute: Compute) -> Views:
     """What a store keeps of each picture, as the config says, in the run's precision."""
-    return Views(features.views, compute.dtype_name, features.seed, (features.scale_min, 1.0), features.flip)
+    scale = (features.scale_min, 1.0)
+    return Views(features.views, compute.dtype_name, features.seed, scale, features.flip, features.colour)
 
 
 def open_looks(

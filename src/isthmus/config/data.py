@@ -109,3 +109,5 @@ class FeaturesConfig(Section):
     """Smallest share of a picture's area that a random crop keeps."""
     flip: bool = True
     """Mirror half of the random crops; turn it off where captions say left or right."""
+    colour: float = Field(default=0.0, ge=0, lt=1)
+    """Share by which brightness, contrast and saturation of a crop may change; 0 where captions say how bright."""

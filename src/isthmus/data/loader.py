@@ -49,8 +49,8 @@ class Workers:
 
 
 def crop_draws(*key: int) -> tuple[float, ...]:
-    """Draw the five numbers in (0, 1) of one keyed random crop, for `Preprocessing.crop`."""
-    return tuple(uniform(_CROP, *key, torch.arange(5)).tolist())
+    """Draw the eight numbers in (0, 1) of one keyed random crop, for `Preprocessing.crop`."""
+    return tuple(uniform(_CROP, *key, torch.arange(8)).tolist())
 
 
 class TrainingRows(Dataset[Row | UserError]):

@@ -139,8 +139,10 @@ class _PictureViews(Dataset[tuple[int, Tensor | DataError]]):
         crops = [self._preprocessing.centre(picture)]
         for view in range(1, self._views.count):
             draws = crop_draws(self._views.seed, view, int(image[:16], 16))
-            crop = self._preprocessing.crop(picture, draws, scale=self._views.scale, flip=self._views.flip)
-            crops.append(crop)
+            given = self._views
+            crops.append(
+                self._preprocessing.crop(picture, draws, scale=given.scale, flip=given.flip, colour=given.colour)
+            )
         return index, torch.stack(crops)
 
 

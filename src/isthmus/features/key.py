@@ -19,7 +19,7 @@ class Views:
     """What is kept of each picture: `count` views in `dtype`, of which view 0 is the centre.
 
     Views 1 and up are crops keyed by (seed, view, picture), with an area share in `scale`, mirrored half of
-    the time with `flip`.
+    the time with `flip`, their colours changed by up to `colour`.
     """
 
     count: int = 1
@@ -27,6 +27,7 @@ class Views:
     seed: int = 0
     scale: tuple[float, float] = (0.5, 1.0)
     flip: bool = False
+    colour: float = 0.0
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -62,6 +63,7 @@ class StoreKey:
         }
         if self.views.count > 1:
             flat |= {"view seed": self.views.seed, "scale": self.views.scale, "flip": self.views.flip}
+            flat["colour"] = self.views.colour
         return dict(json.loads(json.dumps(flat)))
 
 

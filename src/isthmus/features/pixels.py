@@ -15,14 +15,15 @@ from isthmus.vision.encoder import Preprocessing
 class PixelLook:
     """Rows see their picture's pixels: a `Look` for the loaders of `isthmus.data`.
 
-    With a `seed`, training: a crop drawn by (seed, epoch, index), with an area share in `scale` and mirrored
-    half of the time with `flip`. Without, evaluation: the centre view.
+    With a `seed`, training: a crop drawn by (seed, epoch, index), with an area share in `scale`, mirrored half of the
+    time with `flip`, its colours changed by up to `colour`. Without, evaluation: the centre view.
     """
 
     preprocessing: Preprocessing
     seed: int | None
     scale: tuple[float, float] = (0.5, 1.0)
     flip: bool = False
+    colour: float = 0.0
 
     def __call__(self, example: Example, index: int, epoch: int) -> Float[Tensor, "3 S S"]:
         """Read row `index`; raises DataError naming a picture that is missing, broken or too large."""
@@ -30,4 +31,4 @@ class PixelLook:
         if self.seed is None:
             return self.preprocessing.centre(picture)
         draws = crop_draws(self.seed, epoch, index)
-        return self.preprocessing.crop(picture, draws, scale=self.scale, flip=self.flip)
+        return self.preprocessing.crop(picture, draws, scale=self.scale, flip=self.flip, colour=self.colour)

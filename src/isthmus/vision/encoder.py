@@ -17,8 +17,9 @@ from isthmus.errors import TowerError
 from isthmus.frozen import FrozenModule
 
 INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
-CROP_DRAWS = 5
+CROP_DRAWS = 8
 _ASPECTS = (3 / 4, 4 / 3)
+_COLOURS = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
 _LONGEST = 16
 
 
@@ -58,16 +59,18 @@ class Preprocessing:
         *,
         scale: tuple[float, float] = (0.5, 1.0),
         flip: bool,
+        colour: float = 0.0,
     ) -> Float[Tensor, "3 S S"]:
         """Cut a rectangle out of an RGB picture, resize it to the square and normalise it.
 
-        A pure function of five draws in (0, 1): area (a share of the picture's, in `scale`), log-aspect (3:4 to
-        4:3), left, top, and mirror (below 0.5, where `flip` allows it). A rectangle longer than the picture is
-        cut to it, where torchvision's RandomResizedCrop would draw again.
+        A pure function of eight draws in (0, 1): area (a share of the picture's, in `scale`), log-aspect (3:4 to
+        4:3), left, top, mirror (below 0.5, where `flip` allows it), and the factors of brightness, contrast and
+        saturation, each from 1 - `colour` to 1 + `colour`. A rectangle longer than the picture is cut to it, where
+        torchvision's RandomResizedCrop would draw again; colours change as by its ColorJitter, in this order.
         """
         if len(draws) != CROP_DRAWS:
             raise ValueError(f"a crop takes {CROP_DRAWS} draws, not {len(draws)}")
-        area, aspect, left, top, mirror = draws
+        area, aspect, left, top, mirror, *factors = draws
         pixels = image.width * image.height * (scale[0] + area * (scale[1] - scale[0]))
         low, high = (math.log(bound) for bound in _ASPECTS)
         ratio = math.exp(low + aspect * (high - low))
@@ -76,6 +79,8 @@ class Preprocessing:
         corner = (math.floor(top * (image.height - height + 1)), math.floor(left * (image.width - width + 1)))
         square, interpolation = [self.size, self.size], INTERPOLATIONS[self.interpolation]
         view = F.resized_crop(image, *corner, height, width, square, interpolation)
+        for adjust, factor in zip(_COLOURS, factors, strict=True):
+            view = adjust(view, 1 + colour * (2 * factor - 1)) if colour else view
         return self._normalise(F.horizontal_flip(view) if flip and mirror < 0.5 else view)
 
     def as_json(self) -> dict[str, Any]:
