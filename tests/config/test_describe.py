@@ -68,7 +68,7 @@ def test_the_table_has_a_line_for_every_knob():
         ("bridge.dropout.hiden", "bridge.dropout.hidden"),
         ("encoder.hidden_layers", "encoder.hidden_layer"),
         ("llm.prompt.befor", "llm.prompt.before"),
-        ("colour", None),
+        ("banana", None),
         ("train.optimiser_kind_of_mine", None),
     ],
 )
