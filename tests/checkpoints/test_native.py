@@ -243,7 +243,7 @@ def test_an_update_copies_where_files_cannot_be_linked(folder, monkeypatch):
 
 def test_an_update_that_fails_leaves_the_folder_as_it_was(folder, monkeypatch):
     before = content_of(folder)
-    monkeypatch.setattr(native, "_flush", refuse)
+    monkeypatch.setattr(native, "flush", refuse)
     with pytest.raises(CheckpointError, match="could not be written"):
         update_provenance(folder, {"note": 1})
     assert content_of(folder) == before

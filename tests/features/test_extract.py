@@ -15,9 +15,9 @@ from isthmus.errors import DataError, StoreError
 from isthmus.features import extract as extraction
 from isthmus.features.encode import Work
 from isthmus.features.extract import extract, planned_bytes
-from isthmus.features.files import write_atomically
 from isthmus.features.key import Views, store_key
 from isthmus.features.store import FeatureStore
+from isthmus.files import write_atomically
 from quadrants import TWO_ROWS, FakeEncoder, P, V, patches_of
 
 
@@ -150,16 +150,6 @@ def test_interrupted_between_a_shard_and_its_sidecar(pictures, tmp_path, monkeyp
         extract(pictures, FakeEncoder(), folder=folder, views=Views())
     store = extract(pictures, FakeEncoder(), folder=folder, views=Views())
     assert FeatureStore.open(folder, store.key, verify=True).manifest == store.manifest
-
-
-def test_a_write_that_fails_leaves_no_file(tmp_path):
-    def fail(path):
-        path.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(tmp_path / "x", fail)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_size_is_known_and_space_checked_before_writing(pictures, tmp_path, monkeypatch, caplog):

@@ -27,7 +27,7 @@ from isthmus.checkpoints.native import update_provenance, write_bridge
 from isthmus.config.run import RunConfig
 from isthmus.errors import ConfigError, UserError
 from isthmus.features.extract import Progress
-from isthmus.features.files import write_atomically
+from isthmus.files import write_atomically
 from isthmus.fingerprint import module_fingerprint
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2

@@ -8,7 +8,6 @@ complete            the sha256 of the two files above, written last
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from isthmus.checkpoints.card import model_card
 from isthmus.errors import CheckpointError
+from isthmus.files import flush
 from isthmus.fingerprint import file_sha256
 from isthmus.records import BridgeFile, BridgeSizes
 
@@ -54,7 +54,7 @@ def write_bridge(
         content = {"format_version": FORMAT, "sizes": asdict(file.sizes), "provenance": file.provenance}
         _write_json(scratch / CONFIG, content)
         save_file({name: tensor.contiguous() for name, tensor in file.tensors.items()}, scratch / WEIGHTS)
-        _flush(scratch / WEIGHTS)
+        flush(scratch / WEIGHTS)
         if save_tokenizer is not None:
             save_tokenizer(scratch)
         if card is not None:
@@ -182,12 +182,7 @@ def _link(path: Path, target: Path) -> None:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    flush(path)
 
 
 def _replace(scratch: Path, folder: Path) -> None:

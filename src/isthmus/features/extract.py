@@ -21,9 +21,9 @@ from isthmus.data.hashes import known_hashes, picture_hashes
 from isthmus.data.screen import why_unreadable
 from isthmus.errors import DataError, StoreError
 from isthmus.features.encode import Work, encode, encoded_shards
-from isthmus.features.files import write_atomically
 from isthmus.features.key import Manifest, Shard, Sizes, StoreKey, Views, refuse_mismatch, store_key
 from isthmus.features.store import MANIFEST, TENSOR, FeatureStore, check_shards, read_manifest
+from isthmus.files import write_atomically
 from isthmus.fingerprint import file_sha256
 from isthmus.records import PictureBytes
 from isthmus.vision.encoder import Encoder

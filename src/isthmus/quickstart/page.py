@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from isthmus.features.files import write_atomically
+from isthmus.files import write_atomically
 from isthmus.quickstart.artists import ARTISTS, WEIGHTS
 from isthmus.quickstart.charts import line_chart
 from isthmus.quickstart.choices import FUNCTION_WORDS, NEAREST

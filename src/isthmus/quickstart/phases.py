@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isthmus.features.files import write_atomically
+from isthmus.files import write_atomically
 
 PHASES = "phases.json"
 FORMATS = {"pictures": 1, "features": 1, "stage 1": 1, "stage 2": 1, "scores": 1}

@@ -13,7 +13,7 @@ import torch
 
 from isthmus.build.precision import Compute
 from isthmus.build.run import Training
-from isthmus.features.files import write_atomically
+from isthmus.files import write_atomically
 from isthmus.quickstart.work import Work
 
 PLAN = "plan.json"

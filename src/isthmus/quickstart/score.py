@@ -14,7 +14,7 @@ from isthmus.build.load import LoadedRun, load_run
 from isthmus.build.workshop import Workshop
 from isthmus.checkpoints.native import update_provenance
 from isthmus.config.data import SourceConfig
-from isthmus.features.files import write_atomically
+from isthmus.files import write_atomically
 from isthmus.quickstart.artists import ARTISTS
 from isthmus.quickstart.facts import frozen_parameters, trained_parameters, what_was_done
 from isthmus.quickstart.phases import phase_key

@@ -12,6 +12,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from isthmus.files import write_atomically
 from isthmus.quickstart.names import caption
 
 Table = Mapping[str, Sequence[str]]
@@ -107,7 +108,6 @@ def _seen(table: Table, artist: str) -> list[Row]:
 
 def _write(rows: Iterable[Row], path: Path) -> Path:
     lines = [json.dumps({"file_name": row.file_name, "text": row.text, "image_id": row.image_id}) for row in rows]
-    part = path.with_name(f".{path.name}")
-    part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    part.replace(path)
+    content = "".join(line + "\n" for line in lines)
+    write_atomically(path, lambda scratch: scratch.write_text(content, encoding="utf-8"))
     return path

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.errors import ConfigError, UserError
-from isthmus.features.files import write_atomically
+from isthmus.files import write_atomically
 from isthmus.tasks.output import check_place
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 
 from isthmus.data.place import kind_at
 from isthmus.errors import DataError, UserError
-from isthmus.features.files import write_atomically
+from isthmus.files import write_atomically
 from isthmus.tasks.beside import captions_in, has_caption, texts_beside
 from isthmus.tasks.folder import Picture, location
 from isthmus.tasks.lines import is_half, make_line, read_line, write_all
