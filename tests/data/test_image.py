@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isthmus.data.image import MAX_PIXELS, as_rgb, decode_image, open_image
+from isthmus.data.image import FORMATS, MAX_PIXELS, SUFFIXES, as_rgb, decode_image, open_image
 from isthmus.errors import DataError
 
 
@@ -179,3 +179,8 @@ def test_other_formats_are_refused(tmp_path, format_name):
     path = saved(tmp_path, Image.new("RGB", (16, 16)), "x.jpg", format=format_name)
     with pytest.raises(DataError, match="this is no picture in one of the formats"):
         open_image(path)
+
+
+def test_names_of_pictures_are_those_of_the_formats_that_are_read():
+    known = Image.registered_extensions()
+    assert {known[suffix] for suffix in SUFFIXES} == set(FORMATS)

@@ -25,6 +25,9 @@ from isthmus.records import PictureBytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""How names of pictures end, in either case."""
+
 MAX_PIXELS = 89_478_485
 """Pixels a picture may have, by its header: Pillow's own limit, so that its warning never stands alone."""
 

@@ -11,12 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from isthmus.data.entries import read_captions
+from isthmus.data.image import SUFFIXES
 from isthmus.data.place import check_folder, files_below, kind_at, text_lines
 from isthmus.errors import DataError
 from isthmus.records import Example
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""How names of pictures end, in either case."""
 
 TEXT = ".txt"
 """How names of texts end, in either case."""
@@ -41,7 +39,8 @@ class SidecarFolder:
         names, others = self._names()
         pictures = [name for name in names if name.suffix.lower() in SUFFIXES]
         if not pictures:
-            raise DataError(f"{self.folder}: there is no picture in it; the names of pictures end in {_endings()}.")
+            endings = ", ".join(SUFFIXES)
+            raise DataError(f"{self.folder}: there is no picture in it; the names of pictures end in {endings}.")
         texts = _texts(self.folder, names)
         _refuse_unpaired(self.folder, pictures, texts)
         _log.info("%s: %d pictures with texts; %s", self.folder, len(pictures), _passed_over(others))
@@ -99,7 +98,3 @@ def _refuse_unpaired(folder: Path, pictures: Iterable[Path], texts: Mapping[Path
 
 def _passed_over(others: list[Path]) -> str:
     return f"{len(others)} other files passed over" + (f", such as {others[0]}" if others else "")
-
-
-def _endings() -> str:
-    return ", ".join(SUFFIXES)

@@ -15,9 +15,8 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from isthmus.data.image import open_image
+from isthmus.data.image import SUFFIXES, open_image
 from isthmus.data.place import files_below, kind_at
-from isthmus.data.sidecar import SUFFIXES
 from isthmus.errors import DataError
 
 Captioner = Callable[[Iterator[Image.Image]], list[str]]
