@@ -11,11 +11,10 @@ from isthmus.build.bridge import bridge_folder
 from isthmus.build.towers import resolve
 from isthmus.checkpoints.native import CONFIG, read_provenance
 from isthmus.config.model import EncoderConfig, LanguageConfig
+from isthmus.config.stages import STAGES
 from isthmus.errors import AbsentPartError, CheckpointError, ConfigError, TowerError
 
 TowerConfig = TypeVar("TowerConfig", EncoderConfig, LanguageConfig)
-
-STAGES = {1: "stage1", 2: "stage2"}
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from isthmus.build.bridge import bridge_folder, load_bridge
-from isthmus.build.folders import STAGES, FoundBridge, Need, check_need, find_bridges, tower_config
+from isthmus.build.folders import FoundBridge, Need, check_need, find_bridges, tower_config
 from isthmus.build.precision import Compute, choose_compute, native_bf16
 from isthmus.build.towers import build_encoder, build_llm
 from isthmus.build.workshop import check_tower, identify
 from isthmus.checkpoints.card import model_card
 from isthmus.checkpoints.native import CONFIG, check_place, read_bridge, write_bridge
 from isthmus.config.model import EncoderConfig, LanguageConfig
+from isthmus.config.stages import STAGES
 from isthmus.errors import CheckpointError, ConfigError, TowerError
 from isthmus.frozen import freeze
 from isthmus.language.llm import FrozenLLM

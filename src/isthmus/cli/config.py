@@ -36,11 +36,11 @@ def show(
     Example: isthmus config show recipes/own-folder.yaml train.lr=1e-4
     """
     from isthmus.config.describe import table
-    from isthmus.config.stages import load_stages
+    from isthmus.config.stages import STAGES, load_stages
 
     stages = load_stages(config, overrides or [], only=stage)
     if as_json:
-        resolved = {f"stage{run.stage}": run.model_dump(mode="json") for run in stages.runs}
+        resolved = {STAGES[run.stage]: run.model_dump(mode="json") for run in stages.runs}
         whole = resolved if stages.in_turn and stage is None else next(iter(resolved.values()))
         typer.echo(json.dumps(whole, indent=2, ensure_ascii=False))
         return

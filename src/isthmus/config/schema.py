@@ -4,7 +4,7 @@ from collections.abc import Container
 from typing import Any
 
 from isthmus.config.run import RunConfig
-from isthmus.config.stages import NOT_SHARED, SECTIONS, WRITTEN_BELOW
+from isthmus.config.stages import NOT_SHARED, STAGES, WRITTEN_BELOW
 
 _PART = "Part"
 
@@ -19,7 +19,7 @@ def recipe_schema() -> dict[str, Any]:
     defs = run.pop("$defs")
     section = _without(_part(run), WRITTEN_BELOW)
     shared = _without(_part(run), NOT_SHARED)
-    shared["properties"] |= {name: {"anyOf": [{"$ref": "#/$defs/Stage"}, {"type": "null"}]} for name in SECTIONS}
+    shared["properties"] |= {name: {"anyOf": [{"$ref": "#/$defs/Stage"}, {"type": "null"}]} for name in STAGES.values()}
     both = {
         **shared,
         "title": "Stages",
@@ -33,7 +33,7 @@ def recipe_schema() -> dict[str, Any]:
         "title": "Recipe",
         "description": "A recipe of isthmus: one training run, or both stages in one file.",
         "type": "object",
-        "if": {"anyOf": [{"required": [name]} for name in SECTIONS]},
+        "if": {"anyOf": [{"required": [name]} for name in STAGES.values()]},
         "then": {"$ref": "#/$defs/Stages"},
         "else": {"$ref": "#/$defs/RunConfig"},
         "$defs": {"RunConfig": run, "Stages": both, "Stage": stage, **defs, **parts},

@@ -7,7 +7,9 @@ from typing import Any
 from isthmus.config.run import RunConfig, check, parse_overrides, put, read_yaml
 from isthmus.errors import ConfigError
 
-SECTIONS = {"stage1": 1, "stage2": 2}
+STAGES = {1: "stage1", 2: "stage2"}
+"""What each stage is called: its section in a file of both, and its folder below the output of both."""
+
 NOT_SHARED = {
     "stage": "the sections `stage1:` and `stage2:` say which stage is meant",
     "init": "say `stage1.init.from` or `stage2.init.from`",
@@ -32,17 +34,17 @@ def load_stages(path: Path, overrides: list[str] | None = None, *, only: int | N
     Raises `ConfigError` with one line: the file, the key, and what was wrong.
     """
     content, values = read_yaml(path), parse_overrides(overrides or [])
-    if not SECTIONS.keys() & content.keys():
+    if not content.keys() & STAGES.values():
         run = check(put(content, values), str(path))
         if only not in (None, run.stage):
             raise ConfigError(f"{path} is a file of stage {run.stage}, not of stage {only}; leave --stage out")
         return Stages((run,), in_turn=False)
     content = put(content, values)
     _check_shared(content, path)
-    wanted = [name for name in SECTIONS if content.get(name) is not None and only in (None, SECTIONS[name])]
+    wanted = [stage for stage, name in STAGES.items() if content.get(name) is not None and only in (None, stage)]
     if not wanted:
         raise ConfigError(f"{path} has no section `stage{only}:`; leave --stage out or write one")
-    return Stages(tuple(_stage(name, content, values, path) for name in wanted), in_turn=True)
+    return Stages(tuple(_run(stage, content, values, path) for stage in wanted), in_turn=True)
 
 
 def _check_shared(content: dict[str, Any], path: Path) -> None:
@@ -51,7 +53,7 @@ def _check_shared(content: dict[str, Any], path: Path) -> None:
             raise ConfigError(f"{path}: `{key}` cannot be shared by both stages; {hint}")
     if not isinstance(content.get("output"), str):
         raise ConfigError(f"{path}: the key `output` is missing; give the folder that holds both stages")
-    for name in SECTIONS:
+    for name in STAGES.values():
         section = content.get(name)
         if section is not None and not isinstance(section, dict):
             raise ConfigError(f"{path}: `{name}` is {section!r}: it should be a section of keys")
@@ -60,16 +62,17 @@ def _check_shared(content: dict[str, Any], path: Path) -> None:
                 raise ConfigError(f"{path}: leave `{name}.{key}` out: {name} is written below the file's `output`")
 
 
-def _stage(name: str, content: dict[str, Any], values: dict[str, Any], path: Path) -> RunConfig:
+def _run(stage: int, content: dict[str, Any], values: dict[str, Any], path: Path) -> RunConfig:
     """One stage: the shared keys, its own over them, then the overrides, the stage's own last."""
-    shared = {key: value for key, value in content.items() if key not in SECTIONS}
-    stage = _over(shared, content[name])
-    stage = put(stage, {key: value for key, value in values.items() if key.partition(".")[0] not in SECTIONS})
-    stage = put(stage, {key.removeprefix(f"{name}."): v for key, v in values.items() if key.startswith(f"{name}.")})
+    name, sections = STAGES[stage], STAGES.values()
+    shared = {key: value for key, value in content.items() if key not in sections}
+    run = _over(shared, content[name])
+    run = put(run, {key: value for key, value in values.items() if key.partition(".")[0] not in sections})
+    run = put(run, {key.removeprefix(f"{name}."): v for key, v in values.items() if key.startswith(f"{name}.")})
     output = Path(content["output"])
-    if name == "stage2" and stage.get("init") is None and content.get("stage1") is not None:
-        stage["init"] = {"from": str(output / "stage1")}
-    return check({**stage, "stage": SECTIONS[name], "output": str(output / name)}, f"{path}, {name}")
+    if stage == 2 and run.get("init") is None and content.get(STAGES[1]) is not None:
+        run["init"] = {"from": str(output / STAGES[1])}
+    return check({**run, "stage": stage, "output": str(output / name)}, f"{path}, {name}")
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 
 from isthmus.build.run import LOG
 from isthmus.build.workshop import Workshop
+from isthmus.config.stages import STAGES
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.quickstart.logs import read_curves, step_seconds
@@ -21,7 +22,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 def what_was_done(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
     """All of a report but its scores."""
     records = {f"stage {stage}": record for stage, record in run.records.items()}
-    logs = {f"stage {stage}": run.order.folder / f"stage{stage}" / LOG for stage in run.records}
+    logs = {f"stage {stage}": run.order.folder / STAGES[stage] / LOG for stage in run.records}
     return {
         "work": run.order.work.describe(),
         "seed": run.order.seed,

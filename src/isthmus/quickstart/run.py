@@ -17,6 +17,7 @@ from isthmus.build.going_on import weights_sum
 from isthmus.build.run import RECORD, build_training
 from isthmus.build.workshop import Workshop, open_workshop
 from isthmus.config.run import RunConfig, check, put, read_yaml
+from isthmus.config.stages import STAGES
 from isthmus.quickstart.artists import ARTISTS
 from isthmus.quickstart.draw import SIZE
 from isthmus.quickstart.phases import PHASES, Phases, phase_key
@@ -27,7 +28,7 @@ from isthmus.train.tracking import StoreProgress
 
 Say = Callable[[str], None]
 _RECIPES = Path(__file__).parent
-_RESULTS = ("stage1", "stage2", "report.json", "report.html", PLAN)
+_RESULTS = (*STAGES.values(), "report.json", "report.html", PLAN)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Quickstart:
         """The stage's recipe, for this seed and number of steps, in the order's folder or in another."""
         folder = folder or self.order.folder
         values: dict[str, object] = {
-            "output": str(folder / f"stage{stage}"),
+            "output": str(folder / STAGES[stage]),
             "seed": self.order.seed,
             "data.train.folder": str(folder / "pictures"),
             "data.train.metadata": self.order.training_rows,
@@ -97,7 +98,7 @@ class Quickstart:
             "train.steps": steps,
         }
         if stage == 2:
-            values |= {"init.from": str(folder / "stage1" / BRIDGE), "llm.cache": str(folder / "towers")}
+            values |= {"init.from": str(folder / STAGES[1] / BRIDGE), "llm.cache": str(folder / "towers")}
         recipe = _RECIPES / f"stage{stage}.yaml"
         return check(put(read_yaml(recipe), values), str(recipe))
 
@@ -110,7 +111,7 @@ class Quickstart:
 
     def bridge(self, stage: int) -> Path:
         """Where a stage's bridge is kept."""
-        return self.order.folder / f"stage{stage}" / BRIDGE
+        return self.order.folder / STAGES[stage] / BRIDGE
 
     def _train(self, stage: int, plan: StepPlan, workshop: Workshop) -> None:
         steps = plan.known(stage)
@@ -150,7 +151,7 @@ class Quickstart:
     def _record(self, stage: int) -> dict[str, Any] | None:
         """The record of a finished stage, where it and its bridge can be read."""
         try:
-            record: dict[str, Any] = json.loads((self.order.folder / f"stage{stage}" / RECORD).read_text())
+            record: dict[str, Any] = json.loads((self.order.folder / STAGES[stage] / RECORD).read_text())
         except (OSError, ValueError):
             return None
         return record if self.bridge(stage).is_dir() else None
