@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.build.folders import EMBED, MATCH, Need, check_need, need_of_caption
+from isthmus.build.order import Order
 from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained, save_bridges
 from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_features
 from isthmus.errors import ConfigError, DataError
@@ -133,7 +134,7 @@ class Predictor:
         pairs of ITM. Raises `AbsentPartError` without stage 1, `DataError` for what is no picture or an empty text.
         """
         loaded = self._loaded(MATCH)
-        tokens, ranking = self._tokens(loaded, texts), loaded.ranking()
+        tokens, ranking = self._tokens(loaded, texts), Order.of(loaded.provenance).ranking
         bridge, cosines, logits = loaded.bridge, [], []
         with self._computing():
             words = text_features(bridge, tokens, batch_size=batch_size)

@@ -9,7 +9,8 @@ import torch
 from bridges import SIZES, redraw
 from fakes import tiny_bert_folder
 from isthmus.build.data import Looks
-from isthmus.build.evaluation import Evaluation, Order
+from isthmus.build.evaluation import Evaluation
+from isthmus.build.order import Order
 from isthmus.build.precision import Compute
 from isthmus.language.llm import Decoding
 from isthmus.models.bridge import Bridge
@@ -55,12 +56,6 @@ def scene(tmp_path_factory):
 
 def with_order(evaluation, order):
     return Evaluation(**{**vars(evaluation), "order": order})
-
-
-def test_a_folder_says_how_it_ranks_or_the_default_does():
-    assert Order.of({}) == Order(Ranking(), None)
-    stored = {"weight": 1.0, "rule": "original", "shortlist": 8, "chosen_on": "here", "grid": []}
-    assert Order.of({"ranking": stored}) == Order(Ranking(1.0, "original", 8), "here")
 
 
 def test_in_training_no_shortlist_is_looked_at(scene):

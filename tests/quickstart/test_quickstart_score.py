@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from isthmus.build.evaluation import Order as Ranked
+from isthmus.build.order import Order as Ranked
 from isthmus.checkpoints.native import MARKER, WEIGHTS
 from isthmus.quickstart import score
 from isthmus.quickstart.logs import read_curves, step_seconds

@@ -1,17 +1,17 @@
 """What a bridge is scored by: retrieval for stage 1, loss for stage 2, captions for both."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from isthmus.build.data import Looks, held_out_loader
+from isthmus.build.order import Order
 from isthmus.build.precision import Compute
 from isthmus.data.loader import Look
 from isthmus.language.llm import Decoding
 from isthmus.models.bridge import Bridge
 from isthmus.models.generate import caption_by_llm, caption_by_qformer
-from isthmus.models.ranking import Ranking
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.tokenizer import QFormerTokenizer
@@ -26,25 +26,6 @@ from isthmus.tasks.shuffled import right_and_shuffled
 
 _BATCH = 64
 _GREEDY = Decoding(max_new_tokens=16)
-
-
-@dataclass(frozen=True)
-class Order:
-    """The re-ranking that a bridge is scored with; `chosen_on` names the pictures that its weight was chosen on.
-
-    None: nobody chose it, it is the default.
-    """
-
-    ranking: Ranking = field(default_factory=Ranking)
-    chosen_on: str | None = None
-
-    @staticmethod
-    def of(provenance: Mapping[str, Any]) -> "Order":
-        """What a model folder says, or the default where it says nothing."""
-        stored = provenance.get("ranking")
-        if stored is None:
-            return Order()
-        return Order(Ranking(stored["weight"], stored["rule"], stored["shortlist"]), stored["chosen_on"])
 
 
 @dataclass(frozen=True)
@@ -106,7 +87,7 @@ class Evaluation:
             grid = weight_grid(embedded, shortlists, order.ranking)
             weight = choose_weight({weight: both["text_to_image"] for weight, both in grid.items()})
             order = Order(replace(order.ranking, weight=weight, rule="log_odds"), choose_on)
-        ranking = {**asdict(order.ranking), "chosen_on": order.chosen_on}
+        ranking = order.as_json()
         if grid is not None:
             ranking["grid"] = [{"weight": weight, **both} for weight, both in grid.items()]
         return {**reranked_figures(embedded, shortlists, order.ranking, seed=self.seed), "ranking": ranking}

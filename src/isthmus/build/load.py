@@ -7,8 +7,9 @@ from typing import Any
 
 from isthmus.build.bridge import load_bridge
 from isthmus.build.data import open_held_out, open_looks
-from isthmus.build.evaluation import Evaluation, Order
+from isthmus.build.evaluation import Evaluation
 from isthmus.build.folders import one_bridge
+from isthmus.build.order import Order
 from isthmus.build.workshop import Workshop, check_tower, open_workshop
 from isthmus.checkpoints.native import read_bridge, update_provenance
 from isthmus.config.data import SourceConfig

@@ -23,7 +23,6 @@ from isthmus.frozen import freeze
 from isthmus.language.llm import FrozenLLM
 from isthmus.language.prompts import Prompt
 from isthmus.models.bridge import Bridge
-from isthmus.models.ranking import Ranking
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import BridgeFile
 from isthmus.vision.encoder import Encoder
@@ -58,12 +57,6 @@ class LoadedBridge(FoundBridge):
 
     bridge: Bridge
     tokenizer: QFormerTokenizer
-
-    def ranking(self) -> Ranking:
-        """How pairs are ranked: as the folder says, else the default."""
-        recorded, default = self.provenance.get("ranking") or {}, Ranking()
-        weight = float(recorded.get("weight", default.weight))
-        return Ranking(weight, recorded.get("rule", default.rule), recorded.get("shortlist", default.shortlist))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from isthmus.build.evaluation import Order
 from isthmus.build.going_on import weights_sum
 from isthmus.build.load import LoadedRun, load_run
+from isthmus.build.order import Order
 from isthmus.build.workshop import Workshop
 from isthmus.checkpoints.native import update_provenance
 from isthmus.config.data import SourceConfig
