@@ -7,17 +7,18 @@ import typer
 
 from isthmus.build.folders import EMBED
 from isthmus.cli.inputs import Loading, broken_json, enough_memory, print_json, tell_broken
+from isthmus.data.broken import Bad
 from isthmus.data.text import normalise
 from isthmus.errors import ConfigError, DataError
 from isthmus.predictor import Predictor
 from isthmus.tasks.embeddings import EmbeddingFile
-from isthmus.tasks.folder import Broken, Found, find_pictures, in_batches, refuse_all_broken
+from isthmus.tasks.folder import Found, find_pictures, in_batches, refuse_all_broken
 from isthmus.train.tracking import StoreProgress
 
 
 def run_embed(
     images: Sequence[Path], texts: Path | None, loading: Loading, output: EmbeddingFile, *, batch_size: int
-) -> tuple[dict[str, tuple[int, ...]], list[Broken]]:
+) -> tuple[dict[str, tuple[int, ...]], list[Bad]]:
     """Embed pictures and the lines of a file; the shapes of what was written, and who could not be read."""
     loading.check()
     if not images and texts is None:
@@ -34,7 +35,7 @@ def run_embed(
     return shapes, broken
 
 
-def tell_embedded(output: Path, shapes: dict[str, tuple[int, ...]], broken: Sequence[Broken], *, as_json: bool) -> int:
+def tell_embedded(output: Path, shapes: dict[str, tuple[int, ...]], broken: Sequence[Bad], *, as_json: bool) -> int:
     """Say what was written; the exit code."""
     if as_json:
         print_json({"output": str(output), "shapes": shapes, "broken": broken_json(broken)})
@@ -44,8 +45,8 @@ def tell_embedded(output: Path, shapes: dict[str, tuple[int, ...]], broken: Sequ
     return tell_broken(broken)
 
 
-def _embed_pictures(predictor: Predictor, found: Found, output: EmbeddingFile, batch_size: int) -> list[Broken]:
-    broken: list[Broken] = []
+def _embed_pictures(predictor: Predictor, found: Found, output: EmbeddingFile, batch_size: int) -> list[Bad]:
+    broken: list[Bad] = []
     if not found.pictures:
         return broken
     done, total = 0, len(found.pictures)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from isthmus.build.folders import FoundBridge, Need, find_bridges
 from isthmus.build.pretrained import Wishes, load_pretrained
 from isthmus.cli.ending import SOME_BROKEN
 from isthmus.cli.show import quiet_libraries
+from isthmus.data.broken import Bad
 from isthmus.errors import ConfigError, UserError
 from isthmus.predictor import Predictor
-from isthmus.tasks.folder import Broken
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def tell_broken(broken: Sequence[Broken]) -> int:
+def tell_broken(broken: Sequence[Bad]) -> int:
     """Name each picture that could not be read, on stderr; the exit code that goes with them."""
     for one in broken:
         say(f"isthmus: {one.name}: {one.reason}")
     return SOME_BROKEN if broken else 0
 
 
-def broken_json(broken: Sequence[Broken]) -> list[dict[str, str]]:
+def broken_json(broken: Sequence[Bad]) -> list[dict[str, str]]:
     """The same for JSON."""
-    return [asdict(one) for one in broken]
+    return [{"name": one.name, "reason": one.reason} for one in broken]

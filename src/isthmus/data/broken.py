@@ -30,10 +30,10 @@ class Bad:
     path: Path | None
 
     @staticmethod
-    def of(picture: Path | PictureBytes, error: DataError) -> "Bad":
-        """Take the reason from the sentence of `isthmus.data.image`."""
-        name = str(picture)
-        return Bad(name, str(error).removeprefix(f"{name}: "), picture if isinstance(picture, Path) else None)
+    def of(picture: Path | PictureBytes, error: DataError, *, name: str | None = None) -> "Bad":
+        """Take the reason from the sentence of `isthmus.data.image`; without a `name`, a picture goes by its place."""
+        reason = str(error).removeprefix(f"{picture}: ")
+        return Bad(name or str(picture), reason, picture if isinstance(picture, Path) else None)
 
 
 class BrokenPictures:

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
+from isthmus.data.broken import Bad
 from isthmus.data.image import SUFFIXES, open_image
 from isthmus.data.place import files_below, kind_at
 from isthmus.errors import DataError
@@ -44,21 +45,13 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A picture that cannot be read, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What a run did: captions with words, those that came out empty, pictures done before, and the unreadable."""
 
     written: int
     empty: int
     done_before: int
-    broken: tuple[Broken, ...]
+    broken: tuple[Bad, ...]
 
 
 @runtime_checkable
@@ -122,7 +115,7 @@ def caption_pictures(
     """
     todo = [picture for picture in pictures if not place.done(picture)]
     before = len(pictures) - len(todo)
-    broken: list[Broken] = []
+    broken: list[Bad] = []
     written = empty = 0
     progress(before, len(pictures))
     for names, opened in in_batches(todo, batch_size=batch_size, broken=broken):
@@ -136,7 +129,7 @@ def caption_pictures(
 
 
 def in_batches(
-    pictures: Iterable[Picture], *, batch_size: int, broken: list[Broken]
+    pictures: Iterable[Picture], *, batch_size: int, broken: list[Bad]
 ) -> Iterator[tuple[list[Picture], Iterator[Image.Image]]]:
     """Open pictures in full batches; who cannot be read is put into `broken` and another takes its place.
 
@@ -154,12 +147,12 @@ def _noted(good: Iterable[tuple[Picture, Image.Image]], batch: list[Picture]) ->
         yield image
 
 
-def _good(pictures: Iterable[Picture], broken: list[Broken]) -> Iterator[tuple[Picture, Image.Image]]:
+def _good(pictures: Iterable[Picture], broken: list[Bad]) -> Iterator[tuple[Picture, Image.Image]]:
     for picture, future in _ahead(pictures):
         try:
             yield picture, future.result()
         except DataError as problem:
-            broken.append(Broken(picture.name, str(problem).removeprefix(f"{picture.path}: ")))
+            broken.append(Bad.of(picture.path, problem, name=picture.name))
 
 
 def _ahead(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Future[Image.Image]]]:
@@ -174,7 +167,7 @@ def _ahead(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Future[Image.
             yield waiting.popleft()
 
 
-def refuse_all_broken(broken: Sequence[Broken], pictures: int) -> None:
+def refuse_all_broken(broken: Sequence[Bad], pictures: int) -> None:
     """Raise DataError where not one of so many pictures could be read."""
     if len(broken) == pictures:
         first = broken[0]
