@@ -8,7 +8,7 @@ from fakes import tiny_t5_folder
 from isthmus.fingerprint import module_fingerprint
 from isthmus.language.encoder_decoder import EncoderDecoderLLM
 from isthmus.language.llm import Decoding
-from isthmus.language.load import load_seq2seq_lm
+from isthmus.language.load import load_language_model
 from isthmus.language.prompts import Prompt
 
 CAPTIONS = ["a dog", "red", "two big cats"]
@@ -26,7 +26,7 @@ def make(t5_folder):
 
     def make(kind, *, dropout):
         if kind == "t5":
-            model, tokenizer = load_seq2seq_lm(t5_folder, dtype=torch.float64)
+            model, tokenizer = load_language_model(t5_folder, dtype=torch.float64)
             tower = EncoderDecoderLLM(model, tokenizer, Prompt(after="a photo of "), address="folder:t5")
         else:
             tower = llm(kind)

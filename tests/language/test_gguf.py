@@ -10,7 +10,7 @@ from transformers.utils import logging
 from fakes import tiny_llama_folder, tiny_t5_folder
 from isthmus.errors import TowerError
 from isthmus.language.gguf import gguf_to_folder
-from isthmus.language.load import is_encoder_decoder, load_causal_lm, load_seq2seq_lm
+from isthmus.language.load import is_encoder_decoder, load_language_model
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 TIED = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -92,7 +92,7 @@ def test_gguf_becomes_a_plain_folder_once(tmp_path):
     model = LlamaForCausalLM.from_pretrained(tiny_llama_folder(tmp_path / "plain"))
     file = tiny_gguf(tmp_path / "tiny.gguf", model)
     folder = gguf_to_folder(file, tmp_path / "cache")
-    unpacked, tokenizer = load_causal_lm(folder)
+    unpacked, tokenizer = load_language_model(folder)
     ids = torch.tensor([[1, *tokenizer("a cat", add_special_tokens=False).input_ids]])
     assert unpacked.lm_head.weight is unpacked.model.embed_tokens.weight
     assert torch.allclose(unpacked(ids).logits, model(ids).logits, atol=1e-5)
@@ -110,7 +110,7 @@ def test_another_architecture(tmp_path):
     for layer in model.model.layers:
         torch.nn.init.normal_(layer.self_attn.q_proj.bias)
     folder = gguf_to_folder(tiny_gguf(tmp_path / "tiny.gguf", model), tmp_path / "cache")
-    unpacked, _ = load_causal_lm(folder)
+    unpacked, _ = load_language_model(folder)
     ids = torch.tensor([[1, 5, 9, 30]])
     assert unpacked.config.model_type == "qwen2"
     assert torch.allclose(unpacked(ids).logits, model.eval()(ids).logits, atol=1e-5)
@@ -119,7 +119,7 @@ def test_another_architecture(tmp_path):
 def test_an_encoder_decoder(tmp_path):
     model = T5ForConditionalGeneration.from_pretrained(tiny_t5_folder(tmp_path / "plain"))
     folder = gguf_to_folder(tiny_t5_gguf(tmp_path / "tiny.gguf", model), tmp_path / "cache")
-    unpacked, tokenizer = load_seq2seq_lm(folder)
+    unpacked, tokenizer = load_language_model(folder)
     read, asked = torch.tensor([[5, 6, 7, 2]]), torch.tensor([[0, 8, 9]])
     found, wanted = (each(input_ids=read, decoder_input_ids=asked).logits for each in (unpacked.eval(), model.eval()))
     assert is_encoder_decoder(folder) and tokenizer("a").input_ids == [258, 2]

@@ -9,7 +9,7 @@ from fakes import tiny_clip_folder, tiny_llama_folder, tiny_t5_folder
 from isthmus.fingerprint import module_fingerprint
 from isthmus.language.decoder_only import DecoderOnlyLLM
 from isthmus.language.encoder_decoder import EncoderDecoderLLM
-from isthmus.language.load import load_causal_lm, load_seq2seq_lm
+from isthmus.language.load import load_language_model
 from isthmus.language.prompts import Prompt
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
@@ -27,7 +27,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def llm(folders):
-    model, tokenizer = load_causal_lm(folders[0], dtype=torch.float64, attn_implementation="eager")
+    model, tokenizer = load_language_model(folders[0], dtype=torch.float64, attn_implementation="eager")
     for module in model.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
@@ -106,7 +106,7 @@ def test_the_loss_is_the_language_models_own_on_the_captions(llm):
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory):
-    model, tokenizer = load_seq2seq_lm(tiny_t5_folder(tmp_path_factory.mktemp("t5")), dtype=torch.float64)
+    model, tokenizer = load_language_model(tiny_t5_folder(tmp_path_factory.mktemp("t5")), dtype=torch.float64)
     return EncoderDecoderLLM(model, tokenizer, Prompt(after="a photo of "), address="folder:t5")
 
 

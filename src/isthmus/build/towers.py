@@ -18,7 +18,7 @@ from isthmus.language.decoder_only import DecoderOnlyLLM
 from isthmus.language.encoder_decoder import EncoderDecoderLLM
 from isthmus.language.gguf import gguf_to_folder
 from isthmus.language.llm import FrozenLLM
-from isthmus.language.load import is_encoder_decoder, load_causal_lm, load_seq2seq_lm
+from isthmus.language.load import is_encoder_decoder, load_language_model
 from isthmus.language.prompts import Prompt
 from isthmus.vision.encoder import Encoder
 from isthmus.vision.timm_encoder import TimmEncoder
@@ -120,23 +120,23 @@ def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute, *, devic
     name = place.name
     if place.path is not None and place.path.suffix == ".gguf":
         name = str(gguf_to_folder(place.path, Path(config.cache).expanduser(), dtype=torch.bfloat16))
-    attention = "eager" if compute.device.type == "cpu" else None
-    loading: dict[str, Any] = {
-        "revision": place.revision,
-        "dtype": compute.dtype,
-        "attn_implementation": attention,
-        "device_map": device_map,
-    }
-    settings: dict[str, Any] = {"address": config.weights, "max_tokens": config.max_tokens}
-    llm: FrozenLLM
-    if is_encoder_decoder(name, revision=place.revision):
-        splits = config.prefix_lm is not False
-        llm = EncoderDecoderLLM(*load_seq2seq_lm(name, **loading), prompt, **settings, prefix_lm=splits)
-    elif config.prefix_lm is not None:
+    encoder_decoder = is_encoder_decoder(name, revision=place.revision)
+    if config.prefix_lm is not None and not encoder_decoder:
         raise ConfigError(
             f"`llm.prefix_lm` is a switch of encoder-decoder models, and {config.weights} is decoder-only; leave it out"
         )
+    model, tokenizer = load_language_model(
+        name,
+        revision=place.revision,
+        dtype=compute.dtype,
+        attn_implementation="eager" if compute.device.type == "cpu" else None,
+        device_map=device_map,
+    )
+    settings: dict[str, Any] = {"address": config.weights, "max_tokens": config.max_tokens}
+    llm: FrozenLLM
+    if encoder_decoder:
+        llm = EncoderDecoderLLM(model, tokenizer, prompt, **settings, prefix_lm=config.prefix_lm is not False)
     else:
-        llm = DecoderOnlyLLM(*load_causal_lm(name, **loading), prompt, **settings)
+        llm = DecoderOnlyLLM(model, tokenizer, prompt, **settings)
     llm.dropout = config.dropout
     return llm.to(compute.device) if device_map is None else llm

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     modeling_gguf_pytorch_utils,
 )
@@ -21,7 +19,7 @@ from transformers.utils.quantization_config import GgufConfig
 
 from isthmus.errors import TowerError
 from isthmus.fingerprint import file_sha256
-from isthmus.language.load import check_whole, without_bars
+from isthmus.language.load import check_whole, model_class, without_bars
 
 _SIZES = "unpacked.json"
 
@@ -68,8 +66,7 @@ def _unpack(gguf_file: Path, folder: Path, dtype: torch.dtype) -> None:
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name}
     try:
         with without_bars(), _without_gguf_bar():
-            seq2seq = AutoConfig.from_pretrained(**place).is_encoder_decoder
-            kind = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+            kind = model_class(encoder_decoder=AutoConfig.from_pretrained(**place).is_encoder_decoder)
             tokenizer = AutoTokenizer.from_pretrained(**place)
             packed, report = kind.from_pretrained(
                 **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True), output_loading_info=True

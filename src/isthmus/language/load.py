@@ -40,7 +40,12 @@ def is_encoder_decoder(name: str | Path, *, revision: str | None = None) -> bool
         raise _not_loaded(name) from error
 
 
-def load_causal_lm(
+def model_class(*, encoder_decoder: bool) -> Any:
+    """The class of transformers that loads a language model of a kind."""
+    return AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+
+
+def load_language_model(
     name: str | Path,
     *,
     revision: str | None = None,
@@ -48,36 +53,26 @@ def load_causal_lm(
     attn_implementation: str | None = None,
     device_map: Any = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a decoder-only model and its tokenizer by folder or hub id; code from the hub is never run.
+    """Load a model, of the kind that its configuration says, and its tokenizer by folder or hub id.
+
+    Code from the hub is never run.
 
     `attn_implementation` None is transformers' choice; on a CPU "eager" trains faster (DESIGN 3).
     `device_map` places the model as it is loaded, in transformers' words.
     Raises TowerError where the model is not found, or has no weights for a part.
     """
-    options = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
-    return _load(AutoModelForCausalLM, name, revision, **options)
-
-
-def load_seq2seq_lm(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    attn_implementation: str | None = None,
-    device_map: Any = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an encoder-decoder model and its tokenizer, as `load_causal_lm` does a decoder-only one."""
-    options = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
-    return _load(AutoModelForSeq2SeqLM, name, revision, **options)
-
-
-def _load(
-    kind: Any, name: str | Path, revision: str | None, **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    kind = model_class(encoder_decoder=is_encoder_decoder(name, revision=revision))
     try:
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(str(name), revision=revision)
-            model, report = kind.from_pretrained(str(name), revision=revision, output_loading_info=True, **options)
+            model, report = kind.from_pretrained(
+                str(name),
+                revision=revision,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                device_map=device_map,
+                output_loading_info=True,
+            )
     except _UNREADABLE as error:
         raise _not_loaded(name) from error
     check_whole(report, f"language model {str(name)!r}")
