@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isthmus.files import write_atomically
+from isthmus.quickstart.notes import read_notes, write_notes
 
 PHASES = "phases.json"
 FORMATS = {"pictures": 1, "features": 1, "stage 1": 1, "stage 2": 1, "scores": 1}
@@ -32,7 +32,8 @@ class Phases:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / PHASES
-        self._entries = _read(self._path)
+        entries = read_notes(self._path) or {}
+        self._entries: dict[str, dict[str, Any]] = {name: entry for name, entry in entries.items() if name in FORMATS}
 
     def done(self, name: str, key: str) -> bool:
         """True where the phase ended for this key."""
@@ -87,17 +88,7 @@ class Phases:
         self._write()
 
     def _write(self) -> None:
-        content = json.dumps(self._entries, indent=2) + "\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, lambda path: path.write_text(content))
-
-
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        entries: dict[str, dict[str, Any]] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return {name: entry for name, entry in entries.items() if name in FORMATS}
+        write_notes(self._path, self._entries)
 
 
 def _reset_peak() -> None:

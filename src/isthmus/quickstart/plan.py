@@ -4,7 +4,6 @@ Counts are written down when they are first known and reused when the run goes o
 as it began.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 
 from isthmus.build.precision import Compute
 from isthmus.build.run import Training
-from isthmus.files import write_atomically
+from isthmus.quickstart.notes import read_notes, write_notes
 from isthmus.quickstart.work import Work
 
 PLAN = "plan.json"
@@ -59,17 +58,13 @@ class StepPlan:
 
     def _write(self) -> None:
         content = {"asked": self._asked, "steps": self._counts, "spent": round(self._spent, 1)}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, lambda path: path.write_text(json.dumps(content, indent=2) + "\n"))
+        write_notes(self._path, content)
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
     """The plan of a folder, or None where there is none that can be read."""
-    try:
-        plan: dict[str, Any] = json.loads((folder / PLAN).read_text())
-    except (OSError, ValueError):
-        return None
-    return plan if {"asked", "steps", "spent"} <= set(plan) else None
+    plan = read_notes(folder / PLAN)
+    return plan if plan is not None and {"asked", "steps", "spent"} <= plan.keys() else None
 
 
 def measure_step(training: Training) -> float:

@@ -4,7 +4,6 @@ A phase whose result is there, for the same work, is not done again.
 """
 
 import itertools
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from isthmus.config.run import RunConfig, check, put, read_yaml
 from isthmus.config.stages import STAGES
 from isthmus.quickstart.artists import ARTISTS
 from isthmus.quickstart.draw import SIZE
+from isthmus.quickstart.notes import read_notes
 from isthmus.quickstart.phases import PHASES, Phases, phase_key
 from isthmus.quickstart.pictures import prepare_pictures
 from isthmus.quickstart.plan import PLAN, StepPlan, gemm_rate, measure_step, read_plan
@@ -150,10 +150,7 @@ class Quickstart:
 
     def _record(self, stage: int) -> dict[str, Any] | None:
         """The record of a finished stage, where it and its bridge can be read."""
-        try:
-            record: dict[str, Any] = json.loads((self.order.folder / STAGES[stage] / RECORD).read_text())
-        except (OSError, ValueError):
-            return None
+        record = read_notes(self.order.folder / STAGES[stage] / RECORD)
         return record if self.bridge(stage).is_dir() else None
 
 

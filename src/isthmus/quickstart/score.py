@@ -17,6 +17,7 @@ from isthmus.config.data import SourceConfig
 from isthmus.files import write_atomically
 from isthmus.quickstart.artists import ARTISTS
 from isthmus.quickstart.facts import frozen_parameters, trained_parameters, what_was_done
+from isthmus.quickstart.notes import read_notes
 from isthmus.quickstart.phases import phase_key
 from isthmus.quickstart.run import Quickstart
 from isthmus.quickstart.shown import captions_of, found_and_looked
@@ -65,11 +66,8 @@ def finished_report(run: Quickstart) -> dict[str, Any] | None:
     """The report of exactly these two bridges, scored as they would be now, if it is there; else None."""
     if not run.phases.done("scores", scores_key(run)):
         return None
-    try:
-        report: dict[str, Any] = json.loads((run.order.folder / REPORT).read_text())
-    except (OSError, ValueError):
-        return None
-    return report if report["bridges"] == bridge_sums(run) else None
+    report = read_notes(run.order.folder / REPORT)
+    return report if report is not None and report["bridges"] == bridge_sums(run) else None
 
 
 def scores_key(run: Quickstart) -> str:
