@@ -48,21 +48,30 @@ def shown(monkeypatch, capsys):
     return shown
 
 
+@pytest.mark.parametrize(
+    "table", [retrieval_table({"unseen artist": RERANKED}), stage2_table({"unseen artist": STAGE2})]
+)
+def test_a_terminal_of_80_columns_cuts_no_cell(table, monkeypatch, capsys):
+    monkeypatch.setattr(show.console, "width", 80)
+    show.console.print(table)
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith((" text to", " image to", " unseen artist "))]
+    assert "…" not in printed and len(rows) in (1, 6)
+
+
 def test_itc_alone_then_all_three_orders(shown):
     alone = shown(retrieval_table({"artists": STAGE1}))
     assert "Retrieval, artists: 810 pictures, 1620 texts" in alone and "30.0 % exact" in alone
-    assert "text to image │ ITC │ 55.4 │ 52.0 to 58.5 │ 87.7 │ 93.8 │ 3.2 │ 1.0" in alone
+    assert "text to image ITC 55.4 52.0-58.5 87.7 93.8 3.2 1.0" in alone
     assert "re-ranked" not in alone
     three = shown(retrieval_table({"artists": RERANKED}))
-    assert "text to image │ re-ranked │ 56.7" in three and "text to image │ original's sum │ 40.4" in three
-    assert "image to text │ ITC │ 53.8 │ 50.1 to 57.0" in three
+    assert "text to image re-ranked 56.7" in three and "text to image original's sum 40.4" in three
+    assert "image to text ITC 53.8 50.1-57.0" in three
 
 
 def test_figures_of_an_earlier_version_have_no_intervals(shown):
     old = {way: {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0} for way in BOTH}
-    assert "text to image │ ITC │ 1.0 │ │ 2.0 │ 3.0 │ │" in shown(
-        retrieval_table({"a": {**STAGE1, **old, "confidence": {}}})
-    )
+    assert "text to image ITC 1.0 2.0 3.0 image" in shown(retrieval_table({"a": {**STAGE1, **old, "confidence": {}}}))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,7 @@ def test_how_the_weight_was_chosen_is_told(shown, ranking, line):
 
 def test_the_gap_is_told_with_what_it_means(shown):
     printed = shown(stage2_table({"artists": STAGE2}))
-    assert "artists │ 400 │ 2.41 │ 6.00 │ 3.59 │ 12.5 │ 9.5 to 16.0" in printed
+    assert "artists 400 2.41 6.00 3.59 12.5 9.5-16.0" in printed
     assert show.GAP in printed
 
 

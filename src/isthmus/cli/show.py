@@ -2,10 +2,11 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import transformers
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.logging import RichHandler
 from rich.table import Table
@@ -57,9 +58,11 @@ def retrieval_table(sets: dict[str, dict[str, Any]]) -> Group:
 def _retrieval(name: str, figures: dict[str, Any]) -> Table:
     sizes = f"{figures['candidates']} pictures, {figures.get('texts', figures['candidates'])} texts"
     exact = f"the Q-Former's own captions: {figures['exact_match']:.1f} % exact"
-    table = Table(title=f"Retrieval, {name}: {sizes}", caption=exact)
-    for column in ("direction", "order", "R@1, %", "95 %", "R@5", "R@10", "mean rank", "median"):
-        table.add_column(column, justify="left" if column in ("direction", "order") else "right")
+    table = _table(
+        f"Retrieval, {name}: {sizes}", f"R@K in %; mean and median rank; {exact}", left=("direction", "order")
+    )
+    for column in ("R@1", "95 %", "R@5", "R@10", "mean", "median"):
+        table.add_column(column, justify="right")
     for direction in ("text_to_image", "image_to_text"):
         for order, key in _ORDERS.items():
             recalls = figures if key is None else figures.get(key)
@@ -79,7 +82,15 @@ def _recall_cells(figures: dict[str, Any], key: str | None, direction: str) -> l
 
 
 def _interval(bounds: list[float] | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:.1f} to {bounds[1]:.1f}"
+    return "" if bounds is None else f"{bounds[0]:.1f}-{bounds[1]:.1f}"
+
+
+def _table(title: str, caption: str, *, left: Sequence[str]) -> Table:
+    """An empty table, narrow enough for 80 columns; `left` are the columns of words."""
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in left:
+        table.add_column(column, no_wrap=True)
+    return table
 
 
 def _notes(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -117,9 +128,9 @@ def _ranking_line(ranking: Mapping[str, Any]) -> str:
 
 def stage2_table(sets: dict[str, dict[str, Any]]) -> Table:
     """Loss with right and shuffled pictures, and exact captions, for named sets."""
-    table = Table(title="Through the language model", caption=GAP)
-    for column in ("set", "pictures", "loss right", "loss shuffled", "gap, nats", "exact, %", "95 %"):
-        table.add_column(column, justify="left" if column == "set" else "right")
+    table = _table("Through the language model", GAP, left=("set",))
+    for column in ("pictures", "loss right", "shuffled", "gap, nats", "exact, %", "95 %"):
+        table.add_column(column, justify="right")
     for name, figures in sets.items():
         loss = figures["loss"]
         numbers = [f"{loss['right']:.2f}", f"{loss['shuffled']:.2f}", f"{loss['gap']:.2f}"]
