@@ -1,8 +1,24 @@
-"""Files that are there whole or not at all, and on the disk rather than in a cache."""
+"""Places that can be written; files that are there whole or not at all, and on the disk rather than in a cache."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from isthmus.errors import UserError
+
+
+def check_place(path: Path) -> None:
+    """See that a file can be written here, or its folder made; raises UserError where not. Leaves no trace."""
+    place = path.parent
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            if path.exists():
+                path.open("r+b").close()
+    except OSError as problem:
+        raise UserError(f"{path} cannot be written ({problem.strerror}); choose another output") from problem
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -11,9 +11,8 @@ from isthmus.build.scored import evaluation_record
 from isthmus.cli.show import quiet_libraries, show_figures
 from isthmus.config.run import parse_overrides
 from isthmus.errors import UserError
-from isthmus.files import write_atomically
+from isthmus.files import check_place, write_atomically
 from isthmus.tasks.coco import METRICS
-from isthmus.tasks.output import check_place
 from isthmus.train.tracking import StoreProgress
 
 SCORES = "evaluation.json"

@@ -15,7 +15,7 @@ from isthmus.config.run import RunConfig
 from isthmus.config.stages import load_stages
 from isthmus.errors import ConfigError
 from isthmus.features.extract import planned_bytes
-from isthmus.tasks.output import check_place
+from isthmus.files import check_place
 from isthmus.train.tracking import StoreProgress
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")

@@ -6,11 +6,11 @@ from typing import Any
 
 from isthmus.cli.show import console, quiet_libraries, retrieval_table, show_captions, stage2_table
 from isthmus.errors import UserError
+from isthmus.files import check_place
 from isthmus.quickstart.page import write_page
 from isthmus.quickstart.run import Order, Quickstart
 from isthmus.quickstart.score import REPORT, finished_report, score
 from isthmus.quickstart.work import Work
-from isthmus.tasks.output import check_place
 from isthmus.train.tracking import Reporter
 
 _EXAMPLES = 10

@@ -20,8 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.errors import ConfigError, UserError
-from isthmus.files import write_atomically
-from isthmus.tasks.output import check_place
+from isthmus.files import check_place, write_atomically
 
 
 @dataclass

@@ -7,7 +7,6 @@ An empty caption is written nowhere, so that a later run tries again: it could n
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,7 +15,7 @@ from typing import BinaryIO, Literal
 
 from isthmus.data.place import kind_at
 from isthmus.errors import DataError, UserError
-from isthmus.files import write_atomically
+from isthmus.files import check_place, write_atomically
 from isthmus.tasks.beside import captions_in, has_caption, texts_beside
 from isthmus.tasks.folder import Picture, location
 from isthmus.tasks.lines import is_half, make_line, read_line, write_all
@@ -206,19 +205,6 @@ class SideCars:
 
     def _beside(self, picture: Picture) -> Path:
         return self._texts[location(picture.path)]
-
-
-def check_place(path: Path) -> None:
-    """See that a file can be written here, or its folder made; raises UserError where not. Leaves no trace."""
-    place = path.parent
-    try:
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        with tempfile.TemporaryFile(dir=place):
-            if path.exists():
-                path.open("r+b").close()
-    except OSError as problem:
-        raise UserError(f"{path} cannot be written ({problem.strerror}); choose another output") from problem
 
 
 def _tell_empty(names: Sequence[str]) -> None:
