@@ -1,12 +1,13 @@
-"""What a run's optimizer and plan take from its config."""
+"""What a run's optimizer and plan take from its config, and what it says of a place that it cannot write."""
 
 import pytest
 
 from fakes import tiny_bert_folder
 from isthmus.build.bridge import fresh_bridge
-from isthmus.build.run import _optimizer, _plan
+from isthmus.build.run import _optimizer, _plan, _write_record, build_training
 from isthmus.config.model import BridgeConfig
 from isthmus.config.run import check
+from isthmus.errors import UserError
 
 CONTENT = {
     "stage": 1,
@@ -17,8 +18,25 @@ CONTENT = {
 }
 
 
-def config(**train):
-    return check({**CONTENT, "train": {"steps": 100, "batch_size": 4, **train}}, "here")
+def config(output="runs/a", **train):
+    return check({**CONTENT, "output": str(output), "train": {"steps": 100, "batch_size": 4, **train}}, "here")
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "run.json"])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name} cannot be written \(Is a directory\); choose another output"):
+        build_training(config(tmp_path), progress=print)  # there are no pictures either
+    with pytest.raises(UserError, match=r"^/proc/x/y/log\.jsonl cannot be written"):
+        build_training(config("/proc/x/y"), progress=print)
+
+
+def test_a_record_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(
+        UserError, match=r"run\.json cannot be written \(Is a directory\); the bridge beside it is whole"
+    ):
+        _write_record(tmp_path / "run.json", {"seconds": 1.0})
 
 
 def test_the_temperature_is_decayed_where_asked(tmp_path):

@@ -44,6 +44,17 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
         JsonLines(tmp_path / "file" / "log.jsonl")
 
 
+def test_a_disk_that_fills_up_is_one_sentence_and_closing_the_log_adds_nothing(tmp_path):
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with (
+        pytest.raises(
+            UserError, match=r"log\.jsonl cannot be written \(No space left on device\); what was saved .* again"
+        ),
+        JsonLines(tmp_path / "log.jsonl") as log,
+    ):
+        log.write({"step": 1})
+
+
 def test_plain_lines_say_how_far_and_how_long_still(clock, capsys):
     with Reporter("stage 1", 100) as reporter:
         clock.now = 60.0

@@ -27,7 +27,7 @@ from isthmus.checkpoints.native import update_provenance, write_bridge
 from isthmus.config.run import RunConfig
 from isthmus.errors import ConfigError, UserError
 from isthmus.features.extract import Progress
-from isthmus.files import write_atomically
+from isthmus.files import check_place, write_atomically
 from isthmus.fingerprint import module_fingerprint
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
@@ -58,7 +58,8 @@ class Training:
     def run(self) -> dict[str, Any]:
         """Train, evaluate and save; returns the run's record, which is also written beside the bridge.
 
-        Raises `UserError` when a loss is not finite, and if a tower changed, which must never happen.
+        Raises `UserError` when a loss is not finite, when the disk is full, and if a tower changed, which must never
+        happen.
         """
         output, begun = Path(self.config.output), time.monotonic()
         path = output / LOG if distributed.rank() == 0 else Path(os.devnull)
@@ -81,8 +82,7 @@ class Training:
         if distributed.rank() == 0:
             measured = {name: value for name, value in figures.items() if name != "captions"}
             update_provenance(output / BRIDGE, {"figures": measured})
-            content = json.dumps(record, indent=2) + "\n"
-            write_atomically(output / RECORD, lambda path: path.write_text(content))
+            _write_record(output / RECORD, record)
         self.trainer.accelerator.wait_for_everyone()  # what comes next may read what the first process wrote
         return record
 
@@ -152,11 +152,25 @@ def _evaluation(source: Source, looks: Looks, built: BuiltBridge, compute: Compu
 
 
 def _check_output(config: RunConfig) -> None:
-    """Refuse to train over the bridge of an earlier run, unless told to."""
+    """Refuse a place that cannot be written, before anything is read, and the bridge of an earlier run, unless told."""
     if not config.overwrite and (Path(config.output) / BRIDGE).exists():
         raise ConfigError(
             f"{config.output} holds the bridge of an earlier run; choose another `output`, or say overwrite=true"
         )
+    for name in (LOG, RECORD):
+        check_place(Path(config.output) / name)
+
+
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a run that has ended; raises `UserError` where the disk is full by then."""
+    content = json.dumps(record, indent=2) + "\n"
+    try:
+        write_atomically(path, lambda scratch: scratch.write_text(content, encoding="utf-8"))
+    except OSError as problem:
+        raise UserError(
+            f"{path} cannot be written ({problem.strerror}); the bridge beside it is whole: free space, and train "
+            "again for the record"
+        ) from problem
 
 
 def _accelerator(config: RunConfig) -> Accelerator:

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +17,7 @@ class JsonLines:
     """Append records to a file, each flushed as it is written, so that a killed run keeps all of them."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: TextIO = path.open("a")
@@ -23,13 +25,20 @@ class JsonLines:
             raise UserError(f"{path} cannot be written ({problem.strerror}); choose another output") from problem
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write one record with the time (seconds since 1970)."""
-        self._file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
-        self._file.flush()
+        """Write one record with the time (seconds since 1970); raises `UserError` where the disk is full."""
+        try:
+            self._file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+            self._file.flush()
+        except OSError as problem:
+            raise UserError(
+                f"{self._path} cannot be written ({problem.strerror}); what was saved before is kept: free space, and "
+                "train again"
+            ) from problem
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what could not be written was told when it was."""
+        with suppress(OSError):
+            self._file.close()
 
     def __enter__(self) -> "JsonLines":
         return self
