@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image, ImageColor
 
 from fakes import tiny_bert_folder, tiny_clip_folder, tiny_llama_folder
-from isthmus.cli.app import main
+from isthmus.cli import main
 
 COLOURS, THINGS = ("red", "blue", "green", "yellow"), ("cat", "dog", "fish", "bird", "horse", "cow")
 STEPS = 6

@@ -15,7 +15,8 @@ from types import ModuleType
 import pytest
 import typer
 
-from isthmus.cli.app import app, main
+from isthmus.cli import main
+from isthmus.cli.app import app
 from isthmus.cli.ending import EXIT_CODES
 from isthmus.errors import ConfigError
 from isthmus.language.llm import Decoding
@@ -56,6 +57,17 @@ def test_version_is_the_package_s(monkeypatch, capfd):
     with pytest.raises(SystemExit) as done:
         main()
     assert (done.value.code, capfd.readouterr().out) == (0, f"isthmus {version('isthmus')}\n")
+
+
+@pytest.mark.parametrize(("own", "used"), [(None, "1"), ("0", "0")])
+def test_commands_ask_for_huge_pages_unless_told_otherwise(monkeypatch, own, used):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", own or "")
+    if own is None:
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    monkeypatch.setattr(sys, "argv", ["isthmus", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == used
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """The command line: thin commands; torch is imported only when one runs."""
 
-from isthmus.cli.app import main
+from isthmus.cli.start import main
 
 __all__ = ["main"]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from isthmus.cli import config as config_commands
-from isthmus.cli import ending
+from isthmus.cli.ending import EXIT_CODES
 from isthmus.cli.options import (
     AnyImages,
     BatchSize,
@@ -29,7 +29,7 @@ from isthmus.cli.options import (
 
 app = typer.Typer(
     help="Join a frozen image encoder to a frozen language model with a small trained bridge (BLIP-2).",
-    epilog=ending.EXIT_CODES,
+    epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: loading rich takes longer than all the rest
 )
@@ -242,8 +242,3 @@ def quickstart(
     from isthmus.cli.quickstart import run_quickstart
 
     run_quickstart(work, output, seed=seed, development=development)
-
-
-def main() -> None:
-    """Run the command line; what a user can mend becomes one line on stderr."""
-    ending.run(app)
