@@ -1,6 +1,7 @@
 """Addresses: where they lead, and what is said of each wrong form."""
 
 import pytest
+import timm
 import torch
 
 from fakes import tiny_llama_folder, tiny_t5_folder
@@ -58,12 +59,30 @@ def test_an_address_where_nothing_is_says_so(tmp_path, address, message):
     ("config", "message"),
     [
         ({"kind": "timm"}, "`encoder.name` is missing"),
-        ({"kind": "transformers", "name": "clip"}, "`encoder.weights` is missing"),
+        ({"kind": "transformers"}, "`encoder.weights` is missing"),
     ],
 )
 def test_an_encoder_that_lacks_something_is_refused_by_key(config, message):
     with pytest.raises(ConfigError, match=message):
         build_encoder(EncoderConfig(**config), CPU)
+
+
+def test_weights_on_the_hub_bring_their_network_along_and_a_name_beside_them_is_checked(monkeypatch):
+    create, asked = timm.create_model, []
+
+    def on_the_hub(name, *, pretrained):
+        asked.append((name, pretrained))
+        return create("test_vit")
+
+    monkeypatch.setattr("isthmus.vision.timm_encoder.timm.create_model", on_the_hub)
+    hub = EncoderConfig(kind="timm", weights="hub:me/mine@abc")
+    assert build_encoder(hub, CPU).address == "timm:hub:me/mine@abc"
+    assert asked == [("hf-hub:me/mine@abc", True)]
+    for name in ("test_vit", "test_vit.r160_in1k"):
+        named = build_encoder(hub.model_copy(update={"name": name}), CPU)
+        assert named.address == f"timm:{name} hub:me/mine@abc"
+    with pytest.raises(ConfigError, match=r"`encoder.name` is vit_base, but hub:me/mine@abc is a test_vit; leave"):
+        build_encoder(hub.model_copy(update={"name": "vit_base"}), CPU)
 
 
 def test_a_folder_of_weights_for_timm_holds_one_file(tmp_path):

@@ -100,10 +100,13 @@ def test_stage_2_needs_a_language_model_and_a_stage_1_run(missing, named):
 
 
 def test_a_config_written_out_can_be_read_again():
-    config = check(STAGE2, "here")
-    written = config.model_dump(mode="json")
-    assert written["init"] == {"from": "runs/a"}
-    assert check(written, "there") == config
+    hub = {"kind": "transformers", "weights": "hub:a/b"}
+    hard = {**STAGE1, "encoder": hub, "objectives": {"negatives": "hard"}}
+    for content in (STAGE1, STAGE2, {**STAGE2, "encoder": hub}, hard):
+        config = check(content, "here")
+        written = config.model_dump(mode="json")
+        assert check(written, "there") == config
+    assert check(STAGE2, "here").model_dump(mode="json")["init"] == {"from": "runs/a"}
 
 
 def test_what_a_bridge_starts_from_has_one_key():
@@ -140,6 +143,33 @@ def test_a_key_that_another_stage_reads_is_refused(content, section, message):
     with pytest.raises(ConfigError) as caught:
         check({**content, **section}, "here")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "values", "message"),
+    [
+        (STAGE1, {"encoder.kind": "transformers"}, "in `encoder`: `name` says nothing about an encoder of kind"),
+        (STAGE1, {"encoder": {"kind": "transformers", "match": "order"}}, "in `encoder`: `match` says nothing about"),
+        (STAGE1, {"encoder.match": "order"}, "in `encoder`: `match` is about a file of weights, and `weights` names"),
+        (STAGE1, {"objectives": {"negatives": "hard", "uniform_share": 0.5}}, "in `objectives`: `uniform_share` says"),
+        (STAGE2, {"bridge.dec": "random"}, "in `bridge`: `dec` says how a bridge starts from `bert`, which is not"),
+        (STAGE2, {"bridge.fold_token_type": False}, "in `bridge`: `fold_token_type` says how a bridge starts from"),
+        (
+            STAGE1,
+            {"bridge": {"scratch": {"tokenizer": "folder:t"}, "dec": "random"}},
+            "in `bridge`: `dec` says how a bridge starts from `bert`",
+        ),
+    ],
+)
+def test_a_key_that_would_do_nothing_is_refused(content, values, message):
+    with pytest.raises(ConfigError) as caught:
+        check(put(content, values), "here")
+    assert message in str(caught.value) and str(caught.value).endswith("; leave it out")
+
+
+def test_hard_negatives_may_say_that_no_step_has_uniform_ones():
+    hard = {"negatives": "hard", "uniform_share": 0.0}
+    assert check({**STAGE1, "objectives": hard}, "here").objectives.uniform_share == 0.0
 
 
 def test_stage_2_accumulates():

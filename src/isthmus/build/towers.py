@@ -86,18 +86,24 @@ def build_encoder(config: EncoderConfig, compute: Compute) -> Encoder:
 
 
 def _timm(config: EncoderConfig, place: Place | None) -> Encoder:
-    if config.name is None:
-        raise ConfigError("`encoder.name` is missing: a timm encoder needs timm's model name")
     path = None if place is None else place.path
     on_hub = place is not None and path is None
-    return TimmEncoder(
-        f"hf-hub:{str(config.weights).removeprefix('hub:')}" if on_hub else config.name,
-        address=f"timm:{config.name}" + (f" {config.weights}" if config.weights else ""),
+    name = f"hf-hub:{str(config.weights).removeprefix('hub:')}" if on_hub else config.name
+    if name is None:
+        raise ConfigError("`encoder.name` is missing: a timm encoder needs timm's model name")
+    encoder = TimmEncoder(
+        name,
+        address="timm:" + " ".join(part for part in (config.name, config.weights) if part),
         weights=None if path is None else _weight_file(path),
         pretrained=path is None,
         hidden_layer=config.hidden_layer,
         match=config.match,
     )
+    if on_hub and config.name is not None and config.name.partition(".")[0] != encoder.architecture:
+        raise ConfigError(
+            f"`encoder.name` is {config.name}, but {config.weights} is a {encoder.architecture}; leave the name out"
+        )
+    return encoder
 
 
 def _weight_file(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """What every part of a configuration has in common."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -35,3 +36,12 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         serialize_by_alias=True,
     )
+
+    def refuse(self, keys: Iterable[str], why: str) -> None:
+        """Raise `ValueError` for the first of these keys that was changed, since it would do nothing.
+
+        At its default a key says nothing: a configuration that was written out in full has all of them.
+        """
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` {why}; leave it out")

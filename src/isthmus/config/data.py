@@ -44,9 +44,8 @@ class SourceConfig(Section):
         own = _KEYS_OF_KIND[self.kind]
         if getattr(self, own[0]) is None:
             raise ValueError(f"a source of kind {self.kind} needs the key `{own[0]}`; give it a value")
-        for key in sorted({key for keys in _KEYS_OF_KIND.values() for key in keys} - set(own)):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"`{key}` says nothing about a source of kind {self.kind}; leave it out")
+        others = sorted({key for keys in _KEYS_OF_KIND.values() for key in keys} - set(own))
+        self.refuse(others, f"says nothing about a source of kind {self.kind}")
         return self
 
 
@@ -100,7 +99,7 @@ class FeaturesConfig(Section):
     folder: PathText | None = None
     """Where encoded patches are kept."""
     views: int = Field(default=1, ge=1)
-    """Stored views per picture: the centre, then keyed random crops."""
+    """Stored views per picture: the centre, then keyed random crops; without a store each visit has its own crop."""
     seed: int = Field(default=0, ge=0)
     """Key of the stored crops, so that runs of other seeds share a store."""
     batch_size: int = Field(default=32, ge=1)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from isthmus.config.base import Section
 
@@ -16,7 +16,7 @@ class EncoderConfig(Section):
     kind: Literal["timm", "transformers"]
     """Which library builds it."""
     name: str | None = None
-    """timm's model name; for transformers use `weights`."""
+    """timm's model name (timm only); beside `hub:` weights, which name their own, it may be empty."""
     weights: str | None = None
     """Address of the weights: `hub:NAME@REVISION`, `folder:PATH`, `file:PATH` or `package:MODULE/PATH`;
     empty: timm's own pretrained weights from the Hub."""
@@ -24,6 +24,14 @@ class EncoderConfig(Section):
     """How a weights file meets timm's tensors: by name, or one to one in order (both strict)."""
     hidden_layer: int | None = None
     """Which hidden layer gives the patches; empty: the last."""
+
+    @model_validator(mode="after")
+    def _keys_do_something(self) -> "EncoderConfig":
+        if self.kind == "transformers":
+            self.refuse(("name", "match"), "says nothing about an encoder of kind transformers")
+        if self.weights is None:
+            self.refuse(("match",), "is about a file of weights, and `weights` names none")
+        return self
 
 
 class PromptConfig(Section):
@@ -100,9 +108,9 @@ class BridgeConfig(Section):
     scratch: ScratchConfig | None = None
     """Sizes for a start from scratch, instead of `bert`."""
     fold_token_type: bool = True
-    """Fold BERT's token-type row 0 into the positions; the original drops it."""
+    """Fold BERT's token-type row 0 into the positions (with `bert`); the original drops it."""
     dec: Literal["cls", "random"] = "cls"
-    """What `[DEC]` starts from; the original: random."""
+    """What `[DEC]` starts from (with `bert`); the original: random."""
     queries: Count = 32
     """How many learned queries Q."""
     cross_frequency: Count = 2
@@ -117,3 +125,9 @@ class BridgeConfig(Section):
     """Dropout of the Q-Former."""
     projection: Literal["random", "least_squares"] = "random"
     """How the projection into the language model starts (stage 2)."""
+
+    @model_validator(mode="after")
+    def _keys_do_something(self) -> "BridgeConfig":
+        if self.bert is None:
+            self.refuse(("fold_token_type", "dec"), "says how a bridge starts from `bert`, which is not given")
+        return self

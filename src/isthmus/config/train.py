@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from isthmus.config.base import Section
 from isthmus.config.model import Count, Probability
@@ -25,6 +25,12 @@ class ObjectivesConfig(Section):
     """Label smoothing of ITG."""
     clamp_temperature: bool = True
     """Hold the temperature in [0.001, 0.5]; the original: false."""
+
+    @model_validator(mode="after")
+    def _keys_do_something(self) -> "ObjectivesConfig":
+        if self.negatives == "hard" and self.uniform_share != 0:  # which is what hard negatives mean
+            self.refuse(("uniform_share",), "says nothing about negatives that are hard from the first step")
+        return self
 
 
 class TrainConfig(Section):

@@ -31,6 +31,8 @@ class TimmEncoder(Encoder):
     its tensors find their places: by "name", or in "order" for a file whose author chose other names. Both are
     strict. `pretrained` takes timm's own weights from the hub instead.
 
+    `architecture` is timm's name of the network, which weights on the hub bring along.
+
     Raises TowerError for an unknown name, and for weights that are missing or do not fit.
     """
 
@@ -54,6 +56,7 @@ class TimmEncoder(Encoder):
         model.reset_classifier(0)
         self.model: Any = freeze(model)
         self.address = address
+        self.architecture: str = model.pretrained_cfg["architecture"]
         self.hidden_layer = hidden_layer
         self.convolutional = "return_prefix_tokens" not in inspect.signature(_layers_of(name, model)).parameters
         if self.convolutional:
