@@ -130,7 +130,7 @@ def test_looking_at_a_file_changes_nothing(tmp_path):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["captions.jsonl"]
 
 
-def test_overwrite_begins_anew_and_append_adds_what_is_new_to_the_same_line(folder, tmp_path):
+def test_append_adds_what_is_new_to_the_same_line(folder, tmp_path):
     path, pictures = tmp_path / "captions.jsonl", find_pictures([folder]).pictures
     path.write_text(
         '{"file_name": "gone.png", "text": "old"}\n{"file_name": "b.png", "text": ["width 1", "x"], "image_id": 7}\n'
@@ -146,8 +146,36 @@ def test_overwrite_begins_anew_and_append_adds_what_is_new_to_the_same_line(fold
     ]
     run(CaptionFile(path, "append"), pictures, Captioner("w"))
     assert [json.loads(line) for line in path.read_text().splitlines()] == entries
-    run(CaptionFile(path, "overwrite"), pictures)
-    assert lines(path) == ALL
+
+
+GONE = '{"file_name": "gone.png",  "text": "old"}\n{"file_name": "gone.png", "text": "older", "split": "x"}\n'
+
+
+def test_overwrite_replaces_the_captions_of_its_pictures_and_keeps_every_other_line_and_key(folder, tmp_path):
+    path, pictures = tmp_path / "captions.jsonl", find_pictures([folder]).pictures
+    own = '{"file_name": "b.png", "text": ["by hand", "x"], "image_id": 7}\n{"file_name": "b.png", "text": "y"}\n'
+    path.write_text(GONE + own + '{"file_name": "half.p')
+    run(CaptionFile(path, "overwrite"), pictures[:2])
+    run(CaptionFile(path, "overwrite"), pictures, Captioner("w"))
+    assert path.read_text() == GONE + (
+        '{"file_name": "b.png", "text": "w1", "image_id": 7}\n'
+        '{"file_name": "A.PNG", "text": "w2"}\n{"file_name": "inner/a.jpg", "text": "w3"}\n'
+    )
+
+
+def test_an_overwrite_that_is_broken_off_has_replaced_what_it_made(folder, tmp_path):
+    path, pictures = tmp_path / "captions.jsonl", find_pictures([folder]).pictures
+    path.write_text(GONE + '{"file_name": "A.PNG", "text": "old"}\n{"file_name": "b.png", "text": "old"}\n')
+
+    def break_off(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(CaptionFile(path, "overwrite"), pictures, batch_size=1, progress=break_off)
+    assert path.read_text() == GONE + (
+        '{"file_name": "A.PNG", "text": "width 2"}\n{"file_name": "b.png", "text": "old"}\n'
+    )
 
 
 def test_side_cars(folder):

@@ -30,8 +30,10 @@ class CaptionFile:
     """Captions as JSON lines, which are the metadata of an image folder: they can be trained on as they are.
 
     Looks at the file at once and changes nothing until the first caption is written; a last line that a killed run
-    wrote by half is dropped then. With `append` the file is put in order at the end: a picture has one line again,
-    with all its captions as a list. Raises UserError where the place cannot be written, or holds other things.
+    wrote by half is dropped then. New lines go to the end, so that a killed run loses nothing; a run that ends puts
+    the file in order: with `append` a picture has one line again, with all its captions as a list, and with `overwrite`
+    the new caption stands in the place of the old ones. Lines of other pictures and a line's other keys are kept.
+    Raises UserError where the place cannot be written, or holds other things.
     """
 
     def __init__(self, path: Path, existing: Existing) -> None:
@@ -40,7 +42,8 @@ class CaptionFile:
         self._file: BinaryIO | None = None
         self._length = 0
         self._texts: dict[str, list[str]] = {}
-        self._merge = existing == "append"  # or an empty caption is there, whose line gets the one that comes
+        self._renewed: set[str] = set()
+        self._merge = existing != "skip"  # or an empty caption is there, whose line gets the one that comes
         self._empty: list[str] = []
         if kind_at(path) is not None:
             self._read()
@@ -70,20 +73,24 @@ class CaptionFile:
             raise _full(self.path, problem) from problem
         self._length += len(content)
         for name, text in new:
-            self._texts.setdefault(name, []).append(text)
+            self._texts[name] = [*self._kept(name), text]
+            self._renewed.add(name)
 
     def __enter__(self) -> "CaptionFile":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Flush the file to the disk and close it; after a whole run that added to lines, one line a picture."""
+        """Flush the file to the disk and close it; where lines were added to or replaced, one line a picture.
+
+        A run that was broken off replaces what it has made anew, since a run that skips would leave the old beside it.
+        """
         _tell_empty(self._empty)
         if self._file is None:
             return
         try:
             with self._file as file:
                 os.fsync(file.fileno())
-            if self._merge and kind is None:
+            if self._merge and (kind is None or self._existing == "overwrite"):
                 write_atomically(self.path, self._write_merged)
         except OSError as problem:
             raise _full(self.path, problem) from problem
@@ -121,12 +128,10 @@ class CaptionFile:
         self._merge = self._merge or (self._existing == "skip" and not said)
 
     def _open(self) -> BinaryIO:
-        """Open the file at the first caption: emptied, or cut to whole lines."""
+        """Open the file at the first caption, cut to whole lines."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("r+b" if self.path.exists() else "wb", buffering=0)
-            if self._existing == "overwrite":
-                self._length = 0
             self._file.truncate(self._length)
             self._file.seek(self._length)
             if self._length:
@@ -146,11 +151,14 @@ class CaptionFile:
                 self._file.truncate(self._length)
 
     def _write_merged(self, scratch: Path) -> None:
-        """Copy the file with one line a picture: the first, with all captions and its own other keys."""
+        """Copy the file with one line a picture: the first, with all captions to keep and its own other keys."""
         with self.path.open("rb") as file, scratch.open("wb") as out:
             left = dict(self._texts)
             for raw in file:
                 entry = read_line(raw)
+                if entry and self._existing == "overwrite" and entry["file_name"] not in self._renewed:
+                    out.write(raw)
+                    continue
                 texts = left.pop(entry["file_name"], None) if entry else None
                 if entry and texts == []:
                     out.write(raw)
