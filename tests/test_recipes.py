@@ -11,6 +11,7 @@ from isthmus.config.describe import knobs
 from isthmus.config.run import RunConfig, read_yaml
 from isthmus.config.stages import load_stages
 from isthmus.models.bridge import Bridge
+from isthmus.quickstart.artists import WEIGHTS
 from isthmus.records import BridgeSizes
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,15 @@ def test_a_recipe_is_valid_and_its_header_says_how_and_how_long(path):
 def test_the_quickstart_s_recipe_is_its_own(stage):
     assert read_yaml(ROOT / "recipes" / f"quickstart-stage{stage}.yaml") == read_yaml(OWN / f"stage{stage}.yaml")
     assert load_stages(OWN / f"stage{stage}.yaml").runs[0].stage == stage
+
+
+@pytest.mark.parametrize("name", ["quickstart-stage1.yaml", "quickstart-stage2.yaml", "own-folder.yaml"])
+def test_a_recipe_states_the_licences_of_the_weights_that_it_names(name):
+    known = {weights.package.replace("-", "_"): weights.licence for weights in WEIGHTS}
+    towers = [tower for run in runs(name) for tower in (run.encoder, run.llm) if tower is not None]
+    assert towers
+    for tower in towers:
+        assert tower.licence == known[tower.weights.removeprefix("package:").partition("/")[0]]
 
 
 def test_the_paper_s_schedule_is_the_paper_s():

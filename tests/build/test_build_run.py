@@ -1,13 +1,20 @@
 """What a run's optimizer and plan take from its config, and what it says of a place that it cannot write."""
 
 import pytest
+import torch
+from torch import nn
 
+from bridges import tiny_bridge
 from fakes import tiny_bert_folder
 from isthmus.build.bridge import fresh_bridge
-from isthmus.build.run import _optimizer, _plan, _write_record, build_training
+from isthmus.build.precision import Compute
+from isthmus.build.run import _optimizer, _plan, _provenance, _write_record, build_training
+from isthmus.build.workshop import Tower
+from isthmus.checkpoints.card import model_card
 from isthmus.config.model import BridgeConfig
 from isthmus.config.run import check
 from isthmus.errors import UserError
+from isthmus.models.stage1 import Stage1
 
 CONTENT = {
     "stage": 1,
@@ -54,3 +61,22 @@ def test_the_schedule_is_the_config_s():
     by_step, by_epoch = (_plan(config(schedule=kind, **rates), 25) for kind in ("step", "epoch"))
     assert [by_step.rate(number) for number in (0, 19, 100)] == pytest.approx([0.525, 1.0, 0.1])
     assert [by_epoch.rate(number) for number in (0, 10, 24, 50, 74)] == pytest.approx([0.5, 0.75, 1.0, 0.55, 0.55])
+
+
+def test_a_tower_s_licence_goes_into_the_card_where_the_config_states_it():
+    towers = {name: Tower(nn.Identity(), f"folder:{name}", "f" * 32, "") for name in ("encoder", "llm")}
+    content = {key: value for key, value in CONTENT.items() if key != "bridge"}
+    stated = {
+        **content,
+        "stage": 2,
+        "init": {"from": "runs/one"},
+        "encoder": {"kind": "timm", "name": "vit", "licence": "MIT"},
+        "llm": {"weights": "folder:llama"},
+        "train": {"steps": 1, "batch_size": 2},
+    }
+    provenance = _provenance(
+        check(stated, "here"), Stage1(tiny_bridge(), dec=1), towers, Compute(torch.device("cpu"), torch.float32)
+    )
+    card = model_card({**provenance, "stage": 2})
+    assert f"| encoder | `folder:encoder` | `{'f' * 32}` | MIT |" in card
+    assert f"| llm | `folder:llm` | `{'f' * 32}` | unknown |" in card

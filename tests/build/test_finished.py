@@ -60,6 +60,12 @@ def test_the_run_that_is_asked_for_is_done_wherever_it_lies(made, asked):
     assert look_back(check({**CONTENT, **moved}, "here")) == "done"
 
 
+def test_a_licence_that_is_stated_later_makes_no_other_run(made):
+    places = {"output": str(made / "two"), "init": {"from": str(made / "one")}}
+    towers = {name: {**CONTENT[name], "licence": "MIT"} for name in ("encoder", "llm")}
+    assert look_back(check({**CONTENT, **places, **towers}, "here")) == "done"
+
+
 def test_without_its_record_it_was_stopped(made, asked):
     (made / "two" / "run.json").unlink()
     assert look_back(asked()) == "stopped"

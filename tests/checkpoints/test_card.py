@@ -67,6 +67,9 @@ def test_what_is_not_known_is_said():
     card = model_card(provenance())
     assert "None were measured." in card and "Step unknown of 100" in card and "Versions: unknown" in card
     assert '- training: `{"folder": "pictures"}`' in card
+    assert "- held out: unseen artist, unseen names\n" in model_card(
+        provenance(scored_on=["unseen artist", "unseen names"])
+    )
     held_out = {**CONFIG, "data": {**CONFIG["data"], "held_out": 0.1}}
     assert "- held out: 0.1 of the training pictures" in model_card({**provenance(), "config": held_out})
 

@@ -5,6 +5,7 @@ import pytest
 from isthmus.build.run import RECORD
 from isthmus.build.workshop import Workshop
 from isthmus.checkpoints.native import CONFIG, MARKER, WEIGHTS
+from isthmus.config.run import check
 from isthmus.quickstart.phases import Phases
 from isthmus.quickstart.plan import StepPlan
 from isthmus.quickstart.run import Order, Quickstart, keep_earlier, pictures_key
@@ -52,6 +53,21 @@ def test_a_stage_is_known_by_what_was_asked_for_and_the_bridge_below_it_but_not_
     assert quick._stage_key(2, 2) == before
     (quick.bridge(1) / MARKER).write_text(json.dumps({WEIGHTS: "hash of another bridge", CONFIG: "hash"}))
     assert quick._stage_key(2, 2) != before
+
+
+def test_a_stage_is_not_another_s_for_a_licence_that_is_stated(tmp_path, monkeypatch):
+    quick, config = Quickstart(order(tmp_path), print), Quickstart.config
+    finish(quick, 1)
+    before = [quick._stage_key(stage, 3) for stage in (1, 2)]
+
+    def unstated(self, stage, **more):
+        content = config(self, stage, **more).model_dump(mode="json")
+        for tower in {"encoder", "llm"} & {name for name, value in content.items() if value is not None}:
+            content[tower].pop("licence")
+        return check(content, "here")
+
+    monkeypatch.setattr(Quickstart, "config", unstated)
+    assert [quick._stage_key(stage, 3) for stage in (1, 2)] == before
 
 
 def test_a_finished_stage_is_not_trained_again_and_an_unreadable_one_is(tmp_path, monkeypatch):

@@ -3,13 +3,15 @@ import json
 import pytest
 
 from isthmus.build.order import Order as Ranked
-from isthmus.checkpoints.native import MARKER, WEIGHTS
+from isthmus.checkpoints.card import model_card
+from isthmus.checkpoints.native import CARD, MARKER, WEIGHTS, read_provenance, write_bridge
 from isthmus.quickstart import score
 from isthmus.quickstart.logs import read_curves, step_seconds
 from isthmus.quickstart.run import Order, Quickstart
-from isthmus.quickstart.score import bridge_sums, finished_report, load_ranking, scores_key
+from isthmus.quickstart.score import bridge_sums, finished_report, keep_figures, load_ranking, scores_key
 from isthmus.quickstart.split import load_split
 from isthmus.quickstart.work import Work
+from isthmus.records import BridgeFile, BridgeSizes
 
 
 def trained(folder, **changes):
@@ -85,3 +87,19 @@ def test_a_log_tells_the_curves_of_its_last_run_and_its_median_step(tmp_path):
         "itg": [7.0, 5.0, 3.0],
     }
     assert step_seconds(log) == 1.5
+
+
+def test_the_figures_of_every_set_stand_on_the_bridge_s_card_and_change_no_key(tmp_path):
+    quick = Quickstart(Order(tmp_path, Work(None, (3, 2)), 0, development=False), print)
+    config = quick.config(1, steps=3).model_dump(mode="json")
+    provenance = {"stage": 1, "towers": {}, "config": config, "precision": "float32", "figures": {}}
+    write_bridge(BridgeFile(BridgeSizes(4), {}, provenance), quick.bridge(1), card=model_card(provenance))
+    assert "None were measured." in (quick.bridge(1) / CARD).read_text()
+    before = scores_key(quick)
+    figures = {name: {"text_to_image": {"R@1": 50.0}, "captions": [["a", "b"]]} for name in quick.order.held_out}
+    keep_figures(quick, 1, figures)
+    card = (quick.bridge(1) / CARD).read_text()
+    assert "- held out: unseen artist, unseen names\n" in card
+    assert "| unseen artist text to image R@1 | 50 |\n| unseen names text to image R@1 | 50 |" in card
+    assert "captions" not in read_provenance(quick.bridge(1))["figures"]["unseen names"]
+    assert scores_key(quick) == before

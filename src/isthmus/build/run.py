@@ -218,7 +218,12 @@ def _provenance(
     return {
         "stage": config.stage,
         "towers": {
-            name: {"address": t.address, "fingerprint": t.fingerprint, "hidden_layer": t.hidden_layer}
+            name: {
+                "address": t.address,
+                "fingerprint": t.fingerprint,
+                "hidden_layer": t.hidden_layer,
+                **_licence(config, name),
+            }
             for name, t in towers.items()
         },
         "prompt": stage.llm.prompt.as_json() if isinstance(stage, Stage2) else None,
@@ -230,3 +235,9 @@ def _provenance(
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers", "timm", "accelerate")},
         "attention_table": TABLE_VERSION,
     }
+
+
+def _licence(config: RunConfig, name: str) -> dict[str, str]:
+    """The licence of a tower's weights, where the config states it."""
+    licence = getattr(config, name).licence
+    return {} if licence is None else {"licence": licence}

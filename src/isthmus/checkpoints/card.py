@@ -19,8 +19,9 @@ def model_card(provenance: Mapping[str, Any]) -> str:
     """Write the card of one bridge.
 
     Reads `stage`, `towers` (address, fingerprint, `licence` where known), `config` and `precision`, and what is there
-    of `licence`, `step`, `sources` (rows by source), `figures`, `ranking`, `prompt`, `versions`, `processes` and
-    `device`. What is not known is said to be unknown, or left out.
+    of `licence`, `step`, `sources` (rows by source), `figures`, `scored_on` (names of the held-out sets, where the
+    config has none), `ranking`, `prompt`, `versions`, `processes` and `device`. What is not known is said to be
+    unknown, or left out.
     """
     sections = (_front(provenance), _what(provenance), _how(provenance), _towers(provenance), _data(provenance))
     lines = [line for section in (*sections, _training(provenance), _figures(provenance)) for line in section]
@@ -85,10 +86,17 @@ def _data(provenance: Mapping[str, Any]) -> Iterator[str]:
     for one in drawn or []:
         counts = f"{one['rows_drawn']:,} rows drawn, {one['different_rows']:,} of them different"
         yield f"- training: `{one['source']}`, {one['size']:,} rows; {counts}"
-    share, evaluation = data.get("held_out"), data.get("evaluation")
-    held_out = f"{share} of the training pictures" if share else f"`{json.dumps(evaluation)}`"
-    yield f"- held out: {held_out if share or evaluation else 'none'}"
+    yield f"- held out: {_held_out(provenance)}"
     yield ""
+
+
+def _held_out(provenance: Mapping[str, Any]) -> str:
+    data = provenance["config"]["data"]
+    if share := data.get("held_out"):
+        return f"{share} of the training pictures"
+    if evaluation := data.get("evaluation"):
+        return f"`{json.dumps(evaluation)}`"
+    return ", ".join(provenance.get("scored_on", [])) or "none"
 
 
 def _training(provenance: Mapping[str, Any]) -> Iterator[str]:

@@ -24,6 +24,8 @@ class EncoderConfig(Section):
     """How a weights file meets timm's tensors: by name, or one to one in order (both strict)."""
     hidden_layer: int | None = None
     """Which hidden layer gives the patches; empty: the last."""
+    licence: str | None = None
+    """Licence of the weights, as their author states it (SPDX); the bridge's card names it."""
 
     @model_validator(mode="after")
     def _keys_do_something(self) -> "EncoderConfig":
@@ -62,6 +64,8 @@ class LanguageConfig(Section):
     an encoder-decoder model."""
     cache: str = "~/.cache/isthmus"
     """Where a GGUF file is kept after it is turned once into a plain model."""
+    licence: str | None = None
+    """Licence of the weights, as their author states it (SPDX); the bridge's card names it."""
     max_tokens: Count = 32
     """Longest caption, in the language model's tokens."""
     prefix_lm: bool | None = None

@@ -20,6 +20,10 @@ from isthmus.errors import ConfigError
 _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 
 
+LABELS = {"encoder": {"licence"}, "llm": {"licence"}}
+"""Keys that say something of a run and change nothing in it."""
+
+
 class InitConfig(Section):
     """A bridge that is there already, to go on from."""
 
@@ -62,9 +66,10 @@ class RunConfig(Section):
     def given(self) -> dict[str, Any]:
         """The keys that were given and not filled in: what a run is known by when it is asked for again.
 
-        Where it lies and what computes it are no part of it; what it goes on from is known by its weights.
+        Where it lies, what computes it and labels are no part of it; what it goes on from is known by its weights.
         """
-        return self.model_dump(mode="json", exclude_unset=True, exclude={"output", "overwrite", "init", "device"})
+        elsewhere = dict.fromkeys(("output", "overwrite", "init", "device"), True)
+        return self.model_dump(mode="json", exclude_unset=True, exclude={**elsewhere, **LABELS})
 
     def shares_encoder(self, other: "RunConfig") -> bool:
         """Whether two runs can use one image encoder, as it was loaded."""

@@ -15,7 +15,7 @@ from isthmus.build.data import open_looks, open_source
 from isthmus.build.going_on import weights_sum
 from isthmus.build.run import RECORD, build_training
 from isthmus.build.workshop import Workshop, open_workshop
-from isthmus.config.run import RunConfig, check, put, read_yaml
+from isthmus.config.run import LABELS, RunConfig, check, put, read_yaml
 from isthmus.config.stages import STAGES
 from isthmus.quickstart.artists import ARTISTS
 from isthmus.quickstart.draw import SIZE
@@ -140,13 +140,13 @@ class Quickstart:
         """What a stage's bridge depends on: what was asked for, the config, and of stage 2 the bridge below it.
 
         Not where the folder lies: a quickstart that moved is still done. And of the bridge below only its weights:
-        what is written into its folder later, such as its ranking, changes nothing in stage 2.
+        what is written into its folder later, such as its ranking, changes nothing in stage 2. Nor do labels.
         """
         config = self.config(stage, steps=steps, folder=Path())
         content: dict[str, Any] = {"asked": self.order.asked, "work": self.order.work.describe()}
         if stage == 2:
             content["stage 1"] = weights_sum(self.bridge(1))
-        return phase_key(f"stage {stage}", {**content, "config": config.model_dump(mode="json")})
+        return phase_key(f"stage {stage}", {**content, "config": config.model_dump(mode="json", exclude=LABELS)})
 
     def _record(self, stage: int) -> dict[str, Any] | None:
         """The record of a finished stage, where it and its bridge can be read."""

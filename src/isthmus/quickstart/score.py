@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,10 +42,15 @@ class Clock:
 
 
 def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
-    """Score both bridges on every held-out set, each loaded once; write `report.json` and return it."""
+    """Score both bridges on every held-out set, each loaded once; write `report.json` and return it.
+
+    The figures stand in the bridges' own folders too.
+    """
     clock = Clock()
     with run.phases.run("scores", scores_key(run)):
         one, two = _score_stage1(run, workshop, clock), _score_stage2(run, workshop, clock)
+        keep_figures(run, 1, one["figures"])
+        keep_figures(run, 2, two["figures"])
     report = {
         "bridges": bridge_sums(run),
         **what_was_done(run, workshop),
@@ -74,6 +79,12 @@ def scores_key(run: Quickstart) -> str:
     """What scores depend on: the bridges, the held-out sets and the re-ranking."""
     content = {"bridges": bridge_sums(run), "sets": run.order.held_out, "ranking": load_ranking()}
     return phase_key("scores", content)
+
+
+def keep_figures(run: Quickstart, stage: int, figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put the figures on every held-out set into a bridge's folder, for its card; the captions stay in the report."""
+    measured = {name: {key: v for key, v in found.items() if key != "captions"} for name, found in figures.items()}
+    update_provenance(run.bridge(stage), {"figures": measured, "scored_on": list(figures)})
 
 
 def bridge_sums(run: Quickstart) -> dict[str, str | None]:
