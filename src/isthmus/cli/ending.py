@@ -1,5 +1,6 @@
 """How a command ends: its exit code, and one line on stderr for what a user can mend."""
 
+import errno
 import io
 import os
 import select
@@ -20,6 +21,8 @@ SOME_BROKEN = 3
 INTERRUPTED = 130
 CLOSED = 141
 TERMINATED = 143
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 EXIT_CODES = """\b
 Exit codes:
@@ -64,8 +67,13 @@ def _explain(problem: BaseException) -> NoReturn:
     if isinstance(problem, SystemExit) and isinstance(problem.__context__, BrokenPipeError):
         problem = problem.__context__  # typer and rich make one of the other
     if isinstance(problem, BrokenPipeError) and _output_closed():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, without a complaint
+        _drop_output()
         sys.exit(CLOSED)
+    if isinstance(problem, OSError) and problem.errno in _NO_ROOM and _output_full():
+        _end(
+            f"isthmus: the output cannot be written ({problem.strerror}); free space, or send it to another place",
+            WRONG_INPUT,
+        )
     raise problem
 
 
@@ -95,7 +103,25 @@ def _output_closed() -> bool:
     return gone or os.fstat(1).st_rdev == Path(os.devnull).stat().st_rdev
 
 
+def _output_full() -> bool:
+    """True where stdout takes no byte more; a text that was too long for the buffer is not in it to try again."""
+    try:
+        sys.stdout.flush()
+        os.write(1, b"\n")
+    except OSError:
+        return True
+    return False
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, without a complaint."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _end(line: str, code: int) -> NoReturn:
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody can be given it any more, and the line below says what matters
+        _drop_output()
     os.write(2, f"{line}\n".encode(errors="backslashreplace"))
     sys.exit(code)
