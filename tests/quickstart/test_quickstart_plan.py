@@ -32,6 +32,26 @@ def test_stage_2_is_sized_the_same_in_a_later_process(tmp_path, monkeypatch):
     assert later.decide(2, 1.0, trained=720.0) == int(2000 * 0.85 - 500 - 720)
 
 
+def test_minutes_before_an_interruption_count(tmp_path, monkeypatch):
+    clock = iter([0.0, 500.0, 90_000.0, 90_200.0, 90_250.0])
+    monkeypatch.setattr("isthmus.quickstart.plan.time.monotonic", lambda: next(clock))
+    with pytest.raises(KeyboardInterrupt), StepPlan(tmp_path, Work(2000.0, None), ASKED).counting():
+        raise KeyboardInterrupt
+    again = StepPlan(tmp_path, Work(2000.0, None), ASKED)
+    with again.counting():
+        pass
+    assert again.decide(1, 1.0, trained=0.0) == int((2000 * 0.85 - 500 - 250) * 0.6)
+
+
+def test_a_plan_that_was_made_counts_no_more(tmp_path, monkeypatch):
+    clock = iter([0.0, 500.0, 90_000.0])
+    monkeypatch.setattr("isthmus.quickstart.plan.time.monotonic", lambda: next(clock))
+    StepPlan(tmp_path, Work(2000.0, None), ASKED).decide(1, 1.0, trained=0.0)
+    with StepPlan(tmp_path, Work(2000.0, None), ASKED).counting():
+        pass
+    assert read_plan(tmp_path)["spent"] == 500.0
+
+
 def test_another_order_plans_anew(tmp_path):
     StepPlan(tmp_path, Work(10_000.0, None), ASKED).decide(1, 2.0, trained=0.0)
     assert StepPlan(tmp_path, Work(9_000.0, None), ASKED).known(1) is None

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -7,7 +8,7 @@ from isthmus.build.workshop import Workshop
 from isthmus.checkpoints.native import CONFIG, MARKER, WEIGHTS
 from isthmus.config.run import check
 from isthmus.quickstart.phases import Phases
-from isthmus.quickstart.plan import StepPlan
+from isthmus.quickstart.plan import StepPlan, read_plan
 from isthmus.quickstart.run import Order, Quickstart, keep_earlier, pictures_key
 from isthmus.quickstart.work import Work
 
@@ -94,6 +95,32 @@ def test_a_finished_stage_is_not_trained_again_and_an_unreadable_one_is(tmp_path
     (tmp_path / "stage1" / RECORD).write_text('{"seconds": ')
     again._train(1, plan, workshop)
     assert len(trained) == 2
+
+
+def test_a_budget_counts_what_interrupted_phases_and_stages_took(tmp_path, monkeypatch):
+    now, asked = [0.0], order(tmp_path, Work(2000.0, None))
+    monkeypatch.setattr("isthmus.quickstart.plan.time.monotonic", lambda: now[0])
+
+    def interrupted(*_, **__):
+        now[0] += 400.0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isthmus.quickstart.run.prepare_pictures", interrupted)
+    for spent in (400.0, 800.0):
+        with pytest.raises(KeyboardInterrupt):
+            Quickstart(asked, print).run(interrupted)
+        assert read_plan(tmp_path)["spent"] == spent
+    quick, plan = Quickstart(asked, print), StepPlan(tmp_path, asked.work, asked.asked)
+    monkeypatch.setattr("isthmus.quickstart.run.measure_step", lambda _: 1.0)
+    monkeypatch.setattr("isthmus.quickstart.run.build_training", lambda *_, **__: SimpleNamespace(run=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        quick._train(1, plan, object.__new__(Workshop))
+    monkeypatch.setattr(
+        "isthmus.quickstart.run.build_training", lambda *_, **__: SimpleNamespace(run=lambda: {"seconds": 1.0})
+    )
+    for stage in (1, 2):
+        quick._train(stage, plan, object.__new__(Workshop))
+    assert (plan.known(1), plan.known(2)) == (int((1700 - 800) * 0.6), 1700 - 800 - 400)
 
 
 def test_results_of_other_work_are_kept_aside(tmp_path):

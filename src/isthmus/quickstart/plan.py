@@ -5,6 +5,8 @@ as it began.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,9 @@ class StepPlan:
         self._asked = {"work": work.describe(), **asked}
         self._begun = time.monotonic()
         stored = read_plan(folder)
-        self._counts: dict[str, int] = stored["steps"] if stored and stored["asked"] == self._asked else {}
-        self._spent: float = stored["spent"] if self._counts and stored else 0.0
+        own = stored if stored and stored["asked"] == self._asked else {"steps": {}, "spent": 0.0}
+        self._counts: dict[str, int] = own["steps"]
+        self._spent: float = own["spent"]
         if work.steps is not None:
             self._counts = {"1": work.steps[0], "2": work.steps[1]}
         self._write()
@@ -41,20 +44,38 @@ class StepPlan:
         """The stage's step count, if it is fixed or was written down before."""
         return self._counts.get(str(stage))
 
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """What comes before stage 1 is sized; an interruption keeps its time, and the next start counts on.
+
+        Not the phases' own times: pictures and features may be those of an earlier order, and cost this one nothing.
+        """
+        try:
+            yield
+        finally:
+            if self.known(1) is None:
+                self._count()
+                self._write()
+
     def decide(self, stage: int, seconds_per_step: float, *, trained: float) -> int:
         """Fix the stage's count by what the budget leaves, and write it down.
 
-        `trained` is the time that the stage before took, whichever process it ran in; the time before stage 1 was
+        `trained` is the time that the stage before took, in all processes that it ran in; the time before stage 1 was
         written down with its count.
         """
         assert self._work.budget is not None
         if stage == 1:
-            self._spent = time.monotonic() - self._begun
+            self._count()
         left = self._work.budget * (1 - EVALUATION_SHARE) - self._spent - trained
         share = left * (STAGE1_SHARE if stage == 1 else 1)
         self._counts[str(stage)] = max(FEWEST_STEPS[stage], int(share / seconds_per_step))
         self._write()
         return self._counts[str(stage)]
+
+    def _count(self) -> None:
+        """Add this process's time since it was last counted."""
+        now = time.monotonic()
+        self._spent, self._begun = self._spent + now - self._begun, now
 
     def _write(self) -> None:
         content = {"asked": self._asked, "steps": self._counts, "spent": round(self._spent, 1)}

@@ -75,6 +75,14 @@ class Quickstart:
             self.say(f"the earlier run in {self.order.folder} was for other work; it is kept in {kept}")
             self.phases = Phases(self.order.folder)
         plan = StepPlan(self.order.folder, self.order.work, self.order.asked)
+        with plan.counting():
+            workshop = self._prepare(draw_progress)
+        for stage in (1, 2):
+            self._train(stage, plan, workshop)
+        return workshop
+
+    def _prepare(self, draw_progress: Callable[[str, int, int], None]) -> Workshop:
+        """Pictures and features; returns the workshop that made these."""
         with self.phases.run("pictures", pictures_key()):
             prepare_pictures(self.order.folder, progress=draw_progress)
         workshop = open_workshop(self.config(1, steps=1))
@@ -82,8 +90,6 @@ class Quickstart:
         self.say(f"precision {workshop.compute.dtype_name} on {workshop.compute.device}, {rate:.0f} GFLOP/s")
         with self.phases.run("features", self._features_key(workshop)), StoreProgress() as progress:
             self._fill_store(workshop, progress)
-        for stage in (1, 2):
-            self._train(stage, plan, workshop)
         return workshop
 
     def config(self, stage: int, *, steps: int, folder: Path | None = None) -> RunConfig:
@@ -117,7 +123,7 @@ class Quickstart:
         steps = plan.known(stage)
         if steps is None:
             trial = build_training(self.config(stage, steps=100), workshop=workshop, progress=_silent)
-            trained = sum(record["seconds"] for record in self.records.values())
+            trained = self.phases.seconds["stage 1"] if stage == 2 else 0.0
             steps = plan.decide(stage, measure_step(trial), trained=trained)
             del trial
         config = self.config(stage, steps=steps)
