@@ -29,6 +29,7 @@ def test_a_bad_picture_is_written_once_with_its_reason(tmp_path):
         {"path": str(tmp_path / "b\u2028.png"), "reason": "gone.", "moved_to": None},
     ]
     assert path.read_bytes() == b"x"
+    assert broken.bad == {str(path): bad(path)}
 
 
 def test_a_line_cut_short_does_not_stand_in_the_way(tmp_path):

@@ -125,6 +125,35 @@ def test_broken_pictures_are_told_and_the_exit_code_is_3(command, folder, tmp_pa
     assert code == 3 and "isthmus: 1.jpg: " in err
 
 
+def test_where_all_are_broken_each_is_named_and_the_exit_code_is_2(command, tmp_path):
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).write_text("<html>")
+    (tmp_path / "texts").write_text("a red cat")
+    pictures, output = [tmp_path / "1.jpg", tmp_path / "2.jpg"], tmp_path / "e.safetensors"
+    code, out, err = command("caption", *pictures, "--json")
+    assert (code, [entry["file_name"] for entry in lines(out)]) == (2, list(map(str, pictures)))
+    assert all(f"isthmus: {picture}: this is no picture" in err for picture in pictures)
+    assert err.splitlines()[-1].startswith("isthmus: no picture could be read, so nothing was done")
+    code, out, _ = command("embed", *pictures, "--texts", tmp_path / "texts", "--output", output, "--json")
+    assert code == 2 and [one["name"] for one in lines(out)[0]["broken"]] == list(map(str, pictures))
+    assert lines(out)[0]["shapes"] == {} and not output.exists()
+
+
+def test_features_names_broken_pictures_and_the_exit_code_is_3(command, folder, trained, tmp_path):
+    (folder / "0.png").write_text("<html>")
+    captions = [{"file_name": name, "text": name} for name in NAMES]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, captions)))
+    source = json.dumps({"folder": str(folder)})
+    given = [f"data.train={source}", f"data.evaluation={source}", f"features.folder={tmp_path / 'store'}"]
+    given += ["data.broken=skip", "data.broken_rate=0.5", f"output={tmp_path / 'run'}", "device=cpu"]
+    for _ in range(2):  # a store that is complete tells it too
+        code, out, err = command("features", trained / "one.yaml", *given, "--json", models=())
+        (told,) = lines(out)
+        assert code == 3 and told["stored_pictures"] == 4
+        assert [one["name"] for one in told["broken"]] == [str(folder / "0.png")]
+        assert f"isthmus: 1 pictures could not be read; {tmp_path / 'run' / 'bad_images.jsonl'} names them" in err
+
+
 def test_match_puts_the_best_text_first(command, trained, predictor):
     picture, texts = trained / "pictures" / "7.png", ["a green  bird", "a red cat", "the sun"]
     code, out, _ = command("match", picture, *texts, "--json")

@@ -219,14 +219,16 @@ def test_broken_pictures_are_named_and_left_out_and_batches_stay_full(folder, tm
     ]
 
 
-def test_nothing_but_broken_pictures_is_an_error(tmp_path):
+def test_where_all_pictures_are_broken_all_are_named(tmp_path):
     pictures = [Picture(tmp_path / name, name) for name in ("1.png", "2.png")]
     path = tmp_path / "captions.jsonl"
-    with pytest.raises(DataError, match=r"not one of 2 pictures could be read; the first, 1\.png: the picture cannot"):
-        run(CaptionFile(path, "skip"), pictures)
-    with pytest.raises(DataError, match=r"^1\.png: the picture cannot be read \(No such file or directory\)"):
-        run(CaptionFile(path, "skip"), pictures[:1])
+    outcome = run(CaptionFile(path, "skip"), pictures)
+    assert outcome.all_broken and [one.name for one in outcome.broken] == ["1.png", "2.png"]
+    assert all(one.reason.startswith("the picture cannot be read (No such file") for one in outcome.broken)
     assert not path.exists()
+    path.write_text('{"file_name": "1.png", "text": "by hand"}\n')
+    assert not run(CaptionFile(path, "skip"), pictures).all_broken
+    assert not run(CaptionFile(path, "skip"), pictures[:1]).all_broken
 
 
 def silent_on(width):

@@ -76,14 +76,15 @@ def train(config: Config, overrides: Overrides = None, stage: Stage = None) -> N
     short_help="Fill the feature store of a recipe.",
     epilog=examples("isthmus features recipes/own-folder.yaml data.train.folder=pictures --dry-run"),
 )
-def features(config: Config, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False) -> None:
+def features(config: Config, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False) -> int:
     """Encode the pictures of a recipe into its feature store, without training.
 
-    Says first how large the store becomes. Pictures that are stored are not encoded again.
+    Says first how large the store becomes. Pictures that are stored are not encoded again. One that cannot be read is
+    left out where the recipe lets it pass (exit code 3).
     """
     from isthmus.cli.features import run_features
 
-    run_features(config, overrides or [], dry_run=dry_run, as_json=json)
+    return run_features(config, overrides or [], dry_run=dry_run, as_json=json)
 
 
 @app.command(

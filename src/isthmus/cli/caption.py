@@ -162,7 +162,7 @@ def _report(outcome: Outcome, target: Target, others: int) -> int:
             counts = {"written": outcome.written, "empty": outcome.empty, "done_before": outcome.done_before}
             place = "beside the pictures" if target.output is None else str(target.output)
             print_json({"output": place, **counts, "ignored": others, "broken": broken_json(outcome.broken)})
-    code = tell_broken(outcome.broken)
+    code = tell_broken(outcome.broken, all_broken=outcome.all_broken)
     if printed:
         return code
     place = "text files beside the pictures" if target.output is None else str(target.output)

@@ -12,14 +12,17 @@ from isthmus.data.text import normalise
 from isthmus.errors import ConfigError, DataError
 from isthmus.predictor import Predictor
 from isthmus.tasks.embeddings import EmbeddingFile
-from isthmus.tasks.folder import Found, find_pictures, in_batches, refuse_all_broken
+from isthmus.tasks.folder import Found, find_pictures, in_batches
 from isthmus.train.tracking import StoreProgress
 
 
 def run_embed(
     images: Sequence[Path], texts: Path | None, loading: Loading, output: EmbeddingFile, *, batch_size: int
 ) -> tuple[dict[str, tuple[int, ...]], list[Bad]]:
-    """Embed pictures and the lines of a file; the shapes of what was written, and who could not be read."""
+    """Embed pictures and the lines of a file; the shapes of what was written, and who could not be read.
+
+    Where no picture could be, nothing is written, texts neither.
+    """
     loading.check()
     if not images and texts is None:
         raise ConfigError("nothing is given to embed; name pictures or folders, or --texts FILE")
@@ -28,6 +31,8 @@ def run_embed(
     predictor = loading.predictor(EMBED)
     with output, enough_memory():
         broken = _embed_pictures(predictor, found, output, batch_size)
+        if broken and len(broken) == len(found.pictures):
+            return {}, broken
         for first in range(0, len(lines), batch_size):
             part = lines[first : first + batch_size]
             output.add("texts", part, predictor.embed(texts=part, batch_size=batch_size))
@@ -42,7 +47,7 @@ def tell_embedded(output: Path, shapes: dict[str, tuple[int, ...]], broken: Sequ
     else:
         for kind, shape in shapes.items():
             typer.echo(f"{kind}  {' x '.join(map(str, shape))}  {output}")
-    return tell_broken(broken)
+    return tell_broken(broken, all_broken=not shapes)
 
 
 def _embed_pictures(predictor: Predictor, found: Found, output: EmbeddingFile, batch_size: int) -> list[Bad]:
@@ -56,7 +61,6 @@ def _embed_pictures(predictor: Predictor, found: Found, output: EmbeddingFile, b
             output.add("images", [picture.name for picture in batch], rows)
             done += len(batch)
             progress(done + len(broken), total)
-    refuse_all_broken(broken, total)
     return broken
 
 

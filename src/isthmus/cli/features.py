@@ -9,7 +9,8 @@ import typer
 
 from isthmus.build.data import open_looks, open_sources, store_views
 from isthmus.build.workshop import open_workshop
-from isthmus.cli.inputs import enough_memory, print_json, say
+from isthmus.cli.ending import SOME_BROKEN
+from isthmus.cli.inputs import broken_json, enough_memory, print_json, say
 from isthmus.cli.show import quiet_libraries
 from isthmus.config.run import RunConfig
 from isthmus.config.stages import load_stages
@@ -38,20 +39,26 @@ class _Planned:
         return f"{self.folder}: {self.pictures} pictures, {views}: {size} at most in all; {free} are free"
 
 
-def run_features(path: Path, overrides: list[str], *, dry_run: bool, as_json: bool) -> None:
-    """Say how large the stores of a recipe become, then fill them; the stages of one file mostly share one."""
+def run_features(path: Path, overrides: list[str], *, dry_run: bool, as_json: bool) -> int:
+    """Say how large the stores of a recipe become, then fill them; the stages of one file mostly share one.
+
+    The exit code says whether some pictures could not be read.
+    """
     quiet_libraries()
     done: list[RunConfig] = []
+    code = 0
     for config in load_stages(path, overrides).runs:
         if any(_same_store(config, before) for before in done):
             continue
         told = _fill(config, path, dry_run=dry_run)
         done.append(config)
+        code = SOME_BROKEN if told.get("broken") else code
         if as_json:
             print_json(told)
         elif not dry_run:
             size = human(told["stored_bytes"])
             typer.echo(f"{told['folder']}: {told['stored_pictures']} different pictures are stored, {size}")
+    return code
 
 
 def _fill(config: RunConfig, path: Path, *, dry_run: bool) -> dict[str, Any]:
@@ -68,9 +75,17 @@ def _fill(config: RunConfig, path: Path, *, dry_run: bool) -> dict[str, Any]:
     if dry_run:
         return vars(planned)
     with StoreProgress() as progress, enough_memory():
-        store = open_looks(config, workshop.encoder, sources, workshop.compute, progress=progress).store
+        looks = open_looks(config, workshop.encoder, sources, workshop.compute, progress=progress)
+    store, broken = looks.store, list(looks.broken.bad.values())
     assert store is not None
-    return {**vars(planned), "stored_pictures": len(store), "stored_bytes": store.size}
+    if broken:
+        say(f"isthmus: {len(broken)} pictures could not be read; {looks.broken.file} names them")
+    return {
+        **vars(planned),
+        "stored_pictures": len(store),
+        "stored_bytes": store.size,
+        "broken": broken_json(broken),
+    }
 
 
 def _same_store(one: RunConfig, other: RunConfig) -> bool:

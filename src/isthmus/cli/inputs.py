@@ -12,7 +12,7 @@ import typer
 
 from isthmus.build.folders import FoundBridge, Need, find_bridges
 from isthmus.build.pretrained import Wishes, load_pretrained
-from isthmus.cli.ending import SOME_BROKEN
+from isthmus.cli.ending import SOME_BROKEN, WRONG_INPUT
 from isthmus.cli.show import quiet_libraries
 from isthmus.data.broken import Bad
 from isthmus.errors import ConfigError, UserError
@@ -71,10 +71,14 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def tell_broken(broken: Sequence[Bad]) -> int:
+def tell_broken(broken: Sequence[Bad], *, all_broken: bool) -> int:
     """Name each picture that could not be read, on stderr; the exit code that goes with them."""
     for one in broken:
         say(f"isthmus: {one.name}: {one.reason}")
+    if all_broken and len(broken) > 1:
+        say("isthmus: no picture could be read, so nothing was done; mend them, or give others")
+    if all_broken:
+        return WRONG_INPUT
     return SOME_BROKEN if broken else 0
 
 

@@ -47,6 +47,8 @@ class BrokenPictures:
         self.policy = policy
         self.rate = rate
         self.file = output / FILE
+        self.bad: dict[str, Bad] = {}
+        """Who could not be read so far, by name."""
         self._folders = folders
         self._met = self._bad = 0
 
@@ -63,6 +65,7 @@ class BrokenPictures:
         self._met += pictures
         self._bad += len(bad)
         for one in bad:
+            self.bad[one.name] = one
             self._report(one)
         if self._met >= _ENOUGH:
             self.judge()

@@ -53,6 +53,11 @@ class Outcome:
     done_before: int
     broken: tuple[Bad, ...]
 
+    @property
+    def all_broken(self) -> bool:
+        """True where there were pictures, and not one of them could be read."""
+        return bool(self.broken) and not (self.written or self.empty or self.done_before)
+
 
 @runtime_checkable
 class Place(Protocol):
@@ -111,7 +116,7 @@ def caption_pictures(
 ) -> Outcome:
     """Caption what is not done yet; `progress` is told (pictures done, pictures in all) after each batch.
 
-    Raises DataError where pictures were to be read and not one of all could be; whatever `place` raises.
+    Raises whatever `place` raises.
     """
     todo = [picture for picture in pictures if not place.done(picture)]
     before = len(pictures) - len(todo)
@@ -124,7 +129,6 @@ def caption_pictures(
         said = sum(bool(caption.strip()) for caption in captions)
         written, empty = written + said, empty + len(captions) - said
         progress(before + written + empty + len(broken), len(pictures))
-    refuse_all_broken(broken, len(pictures))
     return Outcome(written, empty, before, tuple(broken))
 
 
@@ -165,14 +169,3 @@ def _ahead(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Future[Image.
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
-
-
-def refuse_all_broken(broken: Sequence[Bad], pictures: int) -> None:
-    """Raise DataError where not one of so many pictures could be read."""
-    if len(broken) == pictures:
-        first = broken[0]
-        raise DataError(
-            f"{first.name}: {first.reason}"
-            if pictures == 1
-            else (f"not one of {pictures} pictures could be read; the first, {first.name}: {first.reason}")
-        )
