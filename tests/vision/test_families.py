@@ -8,67 +8,17 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
-    Blip2Config,
     Blip2ForConditionalGeneration,
-    Blip2QFormerConfig,
     BlipImageProcessor,
-    DINOv3ViTConfig,
-    DINOv3ViTImageProcessor,
-    DINOv3ViTModel,
-    OPTConfig,
     Siglip2Config,
     Siglip2Model,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
 )
 
+from fake_encoders import HALF, SQUARE, tiny_blip2_folder, tiny_dinov3_folder, tiny_vit_folder
 from fakes import tiny_clip_folder, tiny_dinov2_folder, tiny_siglip_folder
 from isthmus.errors import TowerError
 from isthmus.fingerprint import module_fingerprint
 from isthmus.vision.transformers_encoder import TransformersEncoder
-
-HALF = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-EYE = {**HALF, "image_size": 32, "patch_size": 8, "initializer_range": 0.2}
-SQUARE = {"height": 32, "width": 32}
-
-
-def tiny_dinov3_folder(path):
-    torch.manual_seed(0)
-    DINOv3ViTModel(DINOv3ViTConfig(**EYE, num_register_tokens=4)).save_pretrained(path)
-    DINOv3ViTImageProcessor(size=SQUARE).save_pretrained(path)
-    return path
-
-
-def tiny_vit_folder(path):
-    """A classifier, as ViT is published: without the pooler that AutoModel would make."""
-    torch.manual_seed(0)
-    ViTForImageClassification(ViTConfig(**EYE)).save_pretrained(path)
-    ViTImageProcessor(size=SQUARE).save_pretrained(path)
-    return path
-
-
-def tiny_blip2_folder(path):
-    torch.manual_seed(0)
-    config = Blip2Config(
-        vision_config=EYE,
-        qformer_config=Blip2QFormerConfig(**HALF, vocab_size=32, encoder_hidden_size=16).to_dict(),
-        text_config=OPTConfig(
-            vocab_size=32,
-            hidden_size=16,
-            ffn_dim=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            word_embed_proj_dim=16,
-        ).to_dict(),
-        num_query_tokens=2,
-    )
-    model = Blip2ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.vision_model.post_layernorm.weight)
-    model.save_pretrained(path)
-    BlipImageProcessor(size=SQUARE).save_pretrained(path)
-    return path
-
 
 FAMILIES = {
     "clip": (tiny_clip_folder, 17, False),
