@@ -276,6 +276,47 @@ def test_wrong_prompts_and_options_are_one_sentence(both, stage1, pictures):
         both.caption(pictures, max_tokens=3)
 
 
+_WRONG_KINDS = """
+import sys
+from isthmus import Predictor
+from isthmus.errors import UserError
+predictor, picture = Predictor.from_pretrained(sys.argv[1]), sys.argv[2]
+for call, given in (
+    (predictor.caption, dict(images=picture, prompt=5)),
+    (predictor.caption, dict(images=[picture, picture], prompt=["a", None])),
+    (predictor.caption, dict(images=picture, max_new_tokens="3")),
+    (predictor.caption, dict(images=picture, temperature=None)),
+    (predictor.caption, dict(images=picture, batch_size=2.5)),
+    (predictor.match, dict(images=picture, texts=None)),
+    (predictor.match, dict(images=picture, texts=[5])),
+    (predictor.embed, dict(texts=[None])),
+    (predictor.embed, dict(texts="a", batch_size="2")),
+):
+    try:
+        call(**given)
+    except UserError as problem:
+        print(problem)
+"""
+
+
+def test_wrong_kinds_of_argument_are_one_sentence(place, pictures):
+    """In a process of its own, as people run it: here signatures are checked before anything else."""
+    command = [sys.executable, "-c", _WRONG_KINDS, place, pictures[0]]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    prompt = "prompt is neither a string nor a list of strings; give one for all, or one for each picture"
+    assert done.stdout.splitlines() == [
+        prompt,
+        prompt,
+        "max_new_tokens is '3': a whole number is needed.",
+        "temperature is None: a number is needed.",
+        "batch_size is 2.5; give a whole number, 1 or more",
+        "NoneType is no text; give one as a string, or a list of strings",
+        "text 0 is int and no text; give strings",
+        "text 0 is NoneType and no text; give strings",
+        "batch_size is '2'; give a whole number, 1 or more",
+    ], done.stderr
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [("", "text 0 is empty"), (["a", " \n"], "text 1 is empty"), ([], "there is no text")],

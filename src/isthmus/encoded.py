@@ -4,8 +4,10 @@ Cosines are taken in fp32 whatever the precision of the rest, as in training: bf
 temperature.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -100,20 +102,30 @@ class Matches:
 
 
 def check_batch_size(size: int) -> None:
-    """Raise `ConfigError` for a batch of nothing."""
-    if size < 1:
-        raise ConfigError(f"batch_size is {size}; give 1 or more")
+    """Raise `ConfigError` for a batch of nothing, and for what is no whole number."""
+    if not isinstance(size, Integral) or size < 1:
+        raise ConfigError(f"batch_size is {size!r}; give a whole number, 1 or more")
 
 
 def read_texts(texts: Texts, tokenizer: QFormerTokenizer) -> tuple[Text, int]:
-    """Texts in their normal form as tokens, and how many were cut; raises `DataError` for one that is empty."""
-    normal = [normalise(text) for text in ([texts] if isinstance(texts, str) else texts)]
+    """Texts in their normal form as tokens, and how many were cut; raises `DataError` for what is empty or no text."""
+    normal = [normalise(text) for text in _listed(texts)]
     if not normal:
         raise DataError("there is no text in what was given; give at least one")
     if "" in normal:
         raise DataError(f"text {normal.index('')} is empty; give at least one word")
     whole = tokenizer.inner(normal, verbose=False)["input_ids"]
     return tokenizer(normal), sum(len(row) > tokenizer.max_tokens for row in whole)
+
+
+def _listed(texts: Any) -> list[str]:
+    if isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
+        raise DataError(f"{type(texts).__name__} is no text; give one as a string, or a list of strings")
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    for number, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise DataError(f"text {number} is {type(text).__name__} and no text; give strings")
+    return listed
 
 
 def text_features(bridge: Bridge, texts: Text, *, batch_size: int) -> Float[Tensor, "J E"]:

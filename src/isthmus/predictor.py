@@ -225,8 +225,10 @@ class Predictor:
         return tokens
 
 
-def _check_prompts(prompts: Sequence[str], images: Any) -> Images:
+def _check_prompts(prompts: Any, images: Any) -> Images:
     """Hold a list of prompts against the pictures, which are listed where they could be gone through only once."""
+    if not isinstance(prompts, Sequence) or not all(isinstance(one, str) for one in prompts):
+        raise ConfigError("prompt is neither a string nor a list of strings; give one for all, or one for each picture")
     held: Any = images if is_one(images) or isinstance(images, Sized) else list(images)
     count = 1 if is_one(held) else len(held)
     if len(prompts) != count:

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +37,7 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         few, most = self.min_new_tokens, self.max_new_tokens
         wrong = {
             f"max_new_tokens is {most}: at least 1 is needed": most < 1,
@@ -53,6 +55,12 @@ class Decoding:
         for sentence, applies in wrong.items():
             if applies:
                 raise ConfigError(f"{sentence}.")
+
+    def _check_numbers(self) -> None:
+        for field in fields(self):
+            value, whole = getattr(self, field.name), isinstance(field.default, int)
+            if not isinstance(value, Integral if whole else Real):
+                raise ConfigError(f"{field.name} is {value!r}: a {'whole ' if whole else ''}number is needed.")
 
 
 @dataclass(frozen=True)
