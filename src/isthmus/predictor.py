@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isthmus.build.folders import EMBED, MATCH, Need, check_need, need_of_caption
+from isthmus.build.folders import EMBED, MATCH, Moved, Need, check_need, need_of_caption
 from isthmus.build.order import Order
 from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained, save_bridges
 from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_features
@@ -72,9 +72,10 @@ class Predictor:
         which). `device_map` places the language model, as in transformers. `encoder` and `llm` are the new addresses
         (`folder:PATH`, `hub:NAME` ...) of towers that moved; they are known by their fingerprints.
         Raises `CheckpointError` for folders that are no bridges, do not fit together or were trained with other
-        towers, `TowerError` for a tower that is not there, `ConfigError` for an unknown device or dtype.
+        towers, `TowerError` for a tower that is not there, `ConfigError` for an unknown device or dtype, and for an
+        `llm` or `device_map` where no folder has a language model.
         """
-        wishes = Wishes(str(device), dtype, device_map, encoder, llm)
+        wishes = Wishes(str(device), dtype, device_map, Moved(encoder, llm))
         return cls(load_pretrained([Path(place) for place in (folder, *more_folders)], wishes))
 
     @property

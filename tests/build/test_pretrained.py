@@ -101,6 +101,24 @@ def test_a_model_that_is_not_in_memory_cannot_be_checked_and_is_refused(place):
         Predictor.from_pretrained(place / "stage2", device_map="meta")
 
 
+@pytest.mark.parametrize("device_map", ["nonsense", {"": "nonsense"}], ids=str)
+def test_a_device_map_that_names_no_device_is_told(place, device_map):
+    with pytest.raises(ConfigError, match=r"llama' cannot be loaded with device_map=.*nonsense.*; give 'auto', a dev"):
+        Predictor.from_pretrained(place / "stage2", device_map=device_map)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"llm": "folder:/nowhere"}, "llm='folder:/nowhere'"), ({"device_map": "auto"}, "device_map='auto'")],
+    ids=str,
+)
+def test_what_finds_no_language_model_is_refused(place, options, told):
+    with pytest.raises(
+        ConfigError, match=f"^{told} is about a language model, and .*stage1.* is of stage 1, which has"
+    ):
+        Predictor.from_pretrained(place / "stage1", **options)
+
+
 def test_a_run_folder_moved_elsewhere_still_loads(copy, place, pictures):
     expected = Predictor.from_pretrained(place).caption(pictures)
     (copy / "stage1").rename(copy / "first")
@@ -117,7 +135,7 @@ def test_towers_that_moved_are_named_and_known_by_their_fingerprints(place, copy
         if stage == 2:
             config["llm"]["weights"] = f"folder:{tmp_path / 'away'}"
         update_provenance(folder, {"config": config})
-    with pytest.raises(TowerError, match=r"encoder of .* is no longer at folder:.*gone; .* encoder='folder:PATH'"):
+    with pytest.raises(TowerError, match=r"encoder of .* is no longer at folder:.*gone; .* encoder='folder:PATH' or e"):
         Predictor.from_pretrained(copy)
     encoder, llm = f"folder:{place / 'clip'}", f"folder:{place / 'llama'}"
     with pytest.raises(TowerError, match=r"llm of .* is no longer at folder:.*away; .* llm='folder:PATH'"):

@@ -66,6 +66,10 @@ def refused(result):
         (["--model", "stage1", "--prompt", "a"], "the Q-Former writes without a prompt"),
         (["--model", "stage2", "--encoder", "folder:/nowhere"], "there is no such folder at /nowhere"),
         (["--model", "stage2", "--llm", "nonsense"], "'nonsense' is no address"),
+        (
+            ["--model", "stage1", "--llm", "folder:/nowhere"],
+            "--llm folder:/nowhere is about a language model, and stage1",
+        ),
     ],
     ids=str,
 )
@@ -85,8 +89,16 @@ def test_a_spoilt_model_folder_is_named(dry, copy):
 @pytest.mark.parametrize(
     ("name", "address", "message"),
     [
-        ("encoder", "folder:/gone", "the encoder of {} is no longer at folder:/gone; say where it is"),
-        ("llm", "folder:/gone", "the llm of {} is no longer at folder:/gone; say where it is"),
+        (
+            "encoder",
+            "folder:/gone",
+            "is no longer at folder:/gone; say where it is: --encoder folder:PATH or --encoder f",
+        ),
+        (
+            "llm",
+            "folder:/gone",
+            "the llm of {} is no longer at folder:/gone; say where it is: --llm folder:PATH or --llm",
+        ),
         ("llm", "package:no_such_package/x.gguf", "the package no_such_package is not installed"),
     ],
 )

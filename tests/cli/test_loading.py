@@ -41,6 +41,13 @@ def command(place, capfd):
     return command
 
 
+def test_an_address_of_a_language_model_needs_one(place, command, built):
+    given = ("caption", place / "pictures" / "0.png", "--llm", "folder:/nowhere")
+    code, out, err = command(*given, models=("stage1",))
+    assert (code, out, built) == (2, "", []) and "isthmus: --llm folder:/nowhere is about a language model, and" in err
+    assert command(*given, "--by", "qformer", models=("",))[0] == 0, "there is one, and it is not asked"
+
+
 BOTH = [("",), ("stage1", "stage2"), ("stage2", "stage1")]
 
 

@@ -33,6 +33,15 @@ class Need:
     what: str
 
 
+@dataclass(frozen=True)
+class Moved:
+    """New addresses of towers that moved, and the `form` in which whoever loads gives such a key and its value."""
+
+    encoder: str | None = None
+    llm: str | None = None
+    form: str = "{}={!r}"
+
+
 MATCH, EMBED = Need(1, "match"), Need(1, "embed")
 
 
@@ -89,28 +98,40 @@ def find_bridges(folders: Sequence[Path]) -> dict[int, FoundBridge]:
     return found
 
 
-def check_towers(bridge: FoundBridge, *, encoder: str | None, llm: str | None) -> None:
+def check_wanted_llm(bridges: Mapping[int, FoundBridge], wanted: Mapping[str, Any], form: str) -> None:
+    """Raise `ConfigError` for the first of these keys about a language model that has a value where there is none."""
+    if 2 in bridges:
+        return
+    for key, value in wanted.items():
+        if value is not None:
+            raise ConfigError(
+                f"{form.format(key, value)} is about a language model, and {bridges[1].folder} is of stage 1, which "
+                "has none; leave it out, or give the folder of stage 2 too"
+            )
+
+
+def check_towers(bridge: FoundBridge, moved: Moved) -> None:
     """See that the towers are where they were, or at these new addresses; nothing is loaded, and the Hub not asked.
 
     Raises `TowerError` where there is nothing, `ConfigError` for what is no address.
     """
-    configs: list[EncoderConfig | LanguageConfig] = [tower_config(EncoderConfig, bridge, "encoder", encoder)]
+    configs: list[EncoderConfig | LanguageConfig] = [tower_config(EncoderConfig, bridge, "encoder", moved)]
     if bridge.provenance["stage"] == 2:
-        configs.append(tower_config(LanguageConfig, bridge, "llm", llm))
+        configs.append(tower_config(LanguageConfig, bridge, "llm", moved))
     for config in configs:
         if config.weights is not None:
             resolve(config.weights)
 
 
-def tower_config(kind: type[TowerConfig], bridge: FoundBridge, name: str, moved: str | None) -> TowerConfig:
+def tower_config(kind: type[TowerConfig], bridge: FoundBridge, name: str, moved: Moved) -> TowerConfig:
     """A tower's config as it was trained with, at its new address if it moved.
 
     Raises `TowerError` where it is no longer, or not where it is said to be.
     """
-    recorded = bridge.provenance["config"][name]
-    if moved is not None:
-        resolve(moved)
-        recorded = {**recorded, "weights": moved}
+    recorded, new = bridge.provenance["config"][name], getattr(moved, name)
+    if new is not None:
+        resolve(new)
+        recorded = {**recorded, "weights": new}
     address = str(recorded.get("weights"))
     try:
         config = kind.model_validate(recorded)
@@ -122,8 +143,8 @@ def tower_config(kind: type[TowerConfig], bridge: FoundBridge, name: str, moved:
         ) from problem
     except TowerError as problem:
         raise TowerError(
-            f"the {name} of {bridge.folder} is no longer at {address}; say where it is: {name}='folder:PATH' or "
-            "'file:PATH'"
+            f"the {name} of {bridge.folder} is no longer at {address}; say where it is: "
+            f"{moved.form.format(name, 'folder:PATH')} or {moved.form.format(name, 'file:PATH')}"
         ) from problem
     return config
 

@@ -3,14 +3,14 @@
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from isthmus.build.bridge import bridge_folder, load_bridge
-from isthmus.build.folders import FoundBridge, Need, check_need, find_bridges, tower_config
+from isthmus.build.folders import FoundBridge, Moved, Need, check_need, check_wanted_llm, find_bridges, tower_config
 from isthmus.build.precision import Compute, choose_compute, native_bf16
 from isthmus.build.towers import build_encoder, build_llm
 from isthmus.build.workshop import check_tower, identify
@@ -41,14 +41,13 @@ _log = logging.getLogger(__name__)
 class Wishes:
     """Where and how to load: `device` and `dtype`, `auto` or by name; `device_map` is transformers' own for the LLM.
 
-    `encoder` and `llm` are new addresses of towers that moved.
+    `towers` are new addresses of those that moved.
     """
 
     device: str = "auto"
     dtype: str | torch.dtype = "auto"
     device_map: Any = None
-    encoder: str | None = None
-    llm: str | None = None
+    towers: Moved = field(default_factory=Moved)
 
 
 @dataclass(frozen=True)
@@ -75,24 +74,26 @@ def load_pretrained(folders: Sequence[Path], wishes: Wishes, *, only: Need | Non
 
     With `only`, the bridge of one stage, and no language model for stage 1.
     Raises `CheckpointError` for what is no bridge or does not fit together, `TowerError` for a tower that is gone,
-    `ConfigError` for a device or dtype that is not known, `AbsentPartError` where the one that is needed is not there.
+    `ConfigError` for a device or dtype that is not known and for what is said of a language model where there is none,
+    `AbsentPartError` where the one that is needed is not there.
     """
-    found = find_bridges(folders)
+    found, new = find_bridges(folders), wishes.towers
+    check_wanted_llm(found, {"llm": new.llm, "device_map": wishes.device_map}, new.form)
     if only is not None:
         check_need(only, found)
         found = {only.stage: found[only.stage]}
     files = {stage: read_bridge(bridge.folder) for stage, bridge in found.items()}
     first = min(found)
     compute = _compute(wishes, [bridge.provenance for bridge in found.values()])
-    encoder = build_encoder(tower_config(EncoderConfig, found[first], "encoder", wishes.encoder), compute)
+    encoder = build_encoder(tower_config(EncoderConfig, found[first], "encoder", new), compute)
     known = identify(encoder)
     check_tower(files[first], "encoder", known)
     llm = _load_llm(found[2], files[2], wishes, compute) if 2 in found else None
     moved = {}
-    if wishes.encoder is not None:
-        moved["encoder"] = (wishes.encoder, encoder.address)
-    if wishes.llm is not None and llm is not None:
-        moved["llm"] = (wishes.llm, llm.address)
+    if new.encoder is not None:
+        moved["encoder"] = (new.encoder, encoder.address)
+    if new.llm is not None and llm is not None:
+        moved["llm"] = (new.llm, llm.address)
     bridges = {stage: _load(found[stage].folder, files.pop(stage), moved, compute) for stage in sorted(files)}
     return Pretrained(compute, encoder, (known.fingerprint, known.hidden_layer), bridges, llm)
 
@@ -132,7 +133,7 @@ def _compute(wishes: Wishes, provenances: Sequence[Mapping[str, Any]]) -> Comput
 
 def _load_llm(found: FoundBridge, file: BridgeFile, wishes: Wishes, compute: Compute) -> FrozenLLM:
     """The frozen language model in its dtype, on its device or devices, known by its fingerprint."""
-    config = tower_config(LanguageConfig, found, "llm", wishes.llm).model_copy(update={"dropout": False})
+    config = tower_config(LanguageConfig, found, "llm", wishes.towers).model_copy(update={"dropout": False})
     if not Path(config.cache).expanduser().is_dir():  # that of another machine; a GGUF file is unpacked here anew
         config = config.model_copy(update={"cache": LanguageConfig.model_fields["cache"].default})
     prompt = Prompt.from_json(found.provenance["prompt"])

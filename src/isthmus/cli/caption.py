@@ -10,7 +10,7 @@ from typing import Any, Literal
 import typer
 from PIL import Image
 
-from isthmus.build.folders import check_need, check_towers, need_of_caption
+from isthmus.build.folders import check_need, check_towers, check_wanted_llm, need_of_caption
 from isthmus.cli.inputs import Loading, broken_json, enough_memory, print_json, say, tell_broken
 from isthmus.data.text import normalise
 from isthmus.errors import ConfigError
@@ -119,8 +119,9 @@ def _look_at_model(loading: Loading, asked: Asked) -> None:
     """Raise what would keep the model from captioning, so far as it is known before anything is loaded."""
     found = loading.found()
     need = need_of_caption(asked.by, asked.prompt, found)
+    check_wanted_llm(found, {"llm": loading.llm}, loading.moved.form)
     check_need(need, found)
-    check_towers(found[need.stage], encoder=loading.encoder, llm=loading.llm)
+    check_towers(found[need.stage], loading.moved)
 
 
 def _captioner(loading: Loading, asked: Asked) -> Captioner:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import typer
 
-from isthmus.build.folders import FoundBridge, Need, find_bridges
+from isthmus.build.folders import FoundBridge, Moved, Need, find_bridges
 from isthmus.build.pretrained import Wishes, load_pretrained
 from isthmus.cli.ending import SOME_BROKEN, WRONG_INPUT
 from isthmus.cli.show import quiet_libraries
@@ -37,12 +37,17 @@ class Loading:
                 "`isthmus quickstart` makes)"
             )
 
+    @property
+    def moved(self) -> Moved:
+        """The new addresses, told as the options that they are."""
+        return Moved(self.encoder, self.llm, form="--{} {}")
+
     def predictor(self, need: Need) -> Predictor:
         """Load the bridge that is needed and its towers, of folders that may hold more."""
         self.check()
         assert self.models
         quiet_libraries()
-        wishes = Wishes(self.device, self.dtype, encoder=self.encoder, llm=self.llm)
+        wishes = Wishes(self.device, self.dtype, towers=self.moved)
         return Predictor(load_pretrained(self.models, wishes, only=need))
 
     def found(self) -> dict[int, FoundBridge]:

@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from isthmus.errors import TowerError
+from isthmus.errors import ConfigError, TowerError
 
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 
@@ -59,7 +59,7 @@ def load_language_model(
 
     `attn_implementation` None is transformers' choice; on a CPU "eager" trains faster (DESIGN 3).
     `device_map` places the model as it is loaded, in transformers' words.
-    Raises TowerError where the model is not found, or has no weights for a part.
+    Raises TowerError where the model is not found, or has no weights for a part; ConfigError where it cannot be placed.
     """
     kind = model_class(encoder_decoder=is_encoder_decoder(name, revision=revision))
     try:
@@ -74,7 +74,7 @@ def load_language_model(
                 output_loading_info=True,
             )
     except _UNREADABLE as error:
-        raise _not_loaded(name) from error
+        raise (_not_loaded(name) if device_map is None else _not_placed(name, device_map, error)) from error
     check_whole(report, f"language model {str(name)!r}")
     return model, tokenizer
 
@@ -89,4 +89,13 @@ def _not_loaded(name: str | Path) -> TowerError:
     return TowerError(
         f"language model {str(name)!r} cannot be loaded: give a folder that holds a causal or encoder-decoder language"
         " model and its tokenizer, or the id of one on a hub that can be reached or is cached."
+    )
+
+
+def _not_placed(name: str | Path, device_map: Any, error: Exception) -> ConfigError:
+    """Its configuration could be read, so that the place is the likelier fault; the reason tells."""
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    return ConfigError(
+        f"language model {str(name)!r} cannot be loaded with device_map={device_map!r} ({reason}); give 'auto', a "
+        "device such as 'cpu' or 'cuda:0' or a dict of them, as in transformers, or leave it out"
     )
