@@ -193,6 +193,21 @@ def test_encode_once_ask_many(both, pictures, monkeypatch):
         both.caption(encoded[:0])
 
 
+def test_a_list_may_hold_encoded_pictures(both, pictures):
+    encoded = both.encode(pictures[:4])
+    mixed = [encoded[3], pictures[4], open_image(pictures[0]), encoded[1]]
+    order = [3, 4, 0, 1]
+    rows = both.embed(images=pictures)
+    torch.testing.assert_close(both.embed(images=mixed, batch_size=3), rows[order], **EXACT)
+    assert both.caption(mixed, ["", " a", " red", " x"]) == both.caption(
+        [pictures[one] for one in order], ["", " a", " red", " x"]
+    )
+    assert len(both.encode(mixed)) == 4 and not both.encode([encoded[0]]).single
+    for several in ([encoded, pictures[0]], [encoded[1:2]], iter([encoded[0]])):
+        with pytest.raises(DataError, match=r"picture 0 is Encoded and no picture; give .* one or a flat list"):
+            both.embed(images=several)
+
+
 def test_an_encoded_picture_may_be_asked_by_another_predictor_of_the_same_encoder(both, stage1, pictures):
     encoded = both.encode(pictures)
     torch.testing.assert_close(stage1.embed(images=encoded), both.embed(images=pictures), **EXACT)

@@ -8,12 +8,12 @@
 | tensor (H W), (1 H W), (3 H W), (4 H W) | channels first: greyscale, RGB, RGB with alpha |
 | array or tensor with one axis more in front | several pictures |
 | list, tuple, or anything else that can be gone through | several pictures |
-| `Encoded` | what `Predictor.encode` made of one or several |
+| `Encoded` | what `Predictor.encode` made of one or several; of one, it may stand in a list |
 
 Pixels are uint8, or floating point in [0, 1]. All else is refused, with its shape or its range.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from isthmus.encoded import Encoded
 from isthmus.errors import DataError
 
 OneImage = str | Path | Image.Image | NDArray[Any] | Tensor
-Images = OneImage | Iterable[OneImage] | Encoded
+Images = OneImage | Iterable[OneImage | Encoded] | Encoded
 
 _KINDS = "paths, PIL images, arrays or tensors"
 _CHANNELS = (1, 3, 4)
@@ -54,13 +54,27 @@ def as_pictures(images: Any) -> Iterator[Image.Image]:
         raise DataError(f"there is no picture in what was given; give {_KINDS}, one or a list")
 
 
+def with_encoded(images: Any, encode: Callable[[Any], Encoded]) -> Any:
+    """Make a list that has encoded pictures in it one `Encoded`, by way of `encode`; give anything else as it is.
+
+    Raises `DataError` where one of the list is several pictures, or none.
+    """
+    if not isinstance(images, list | tuple) or not any(isinstance(image, Encoded) for image in images):
+        return images
+    parts = [
+        encode(image if isinstance(image, Encoded) and image.single else as_picture(image, f"picture {number}"))
+        for number, image in enumerate(images)
+    ]
+    return Encoded.join(parts, single=False)
+
+
 def as_picture(image: Any, name: str) -> Image.Image:
     """Read one picture as upright RGB; `name` begins the sentence of a `DataError` about one that is no file."""
     if isinstance(image, str | Path):
         return open_image(Path(image).expanduser())
     if isinstance(image, Image.Image):
         return as_rgb(image, name)
-    if not is_one(image):
+    if isinstance(image, Encoded) or not is_one(image):
         raise DataError(f"{name} is {_kind(image)} and no picture; give {_KINDS}, one or a flat list")
     pixels = _channels_last(image) if isinstance(image, Tensor) else image
     grey, coloured = pixels.ndim == 2, pixels.ndim == 3 and pixels.shape[2] in _CHANNELS

@@ -24,7 +24,7 @@ from isthmus.build.order import Order
 from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained, save_bridges
 from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_features
 from isthmus.errors import ConfigError, DataError
-from isthmus.images import Images, as_pictures, is_one
+from isthmus.images import Images, as_pictures, is_one, with_encoded
 from isthmus.language.llm import Decoding
 from isthmus.models.bridge import Bridge
 from isthmus.models.generate import caption_by_qformer
@@ -186,6 +186,7 @@ class Predictor:
     def _batches(self, images: Images, size: int) -> Iterator[Encoded]:
         """Pictures in encoded batches, one at a time: what was encoded already, or read and encoded here."""
         check_batch_size(size)
+        images = with_encoded(images, self.encode)
         if isinstance(images, Encoded):
             yield from self._own(images).split(size)
             return
