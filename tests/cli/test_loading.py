@@ -1,14 +1,18 @@
 """What a command loads of folders that hold both stages: the bridge that it needs, and the towers of that one."""
 
 import json
+import re
 
 import pytest
+import torch
+import typer
 from safetensors import safe_open
 
 from command_line import isthmus
 from folders import tiny_stages
 from isthmus import Predictor
 from isthmus.build import pretrained
+from isthmus.cli.app import app
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,28 @@ def test_an_address_of_a_language_model_needs_one(place, command, built):
     code, out, err = command(*given, models=("stage1",))
     assert (code, out, built) == (2, "", []) and "isthmus: --llm folder:/nowhere is about a language model, and" in err
     assert command(*given, "--by", "qformer", models=("",))[0] == 0, "there is one, and it is not asked"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedies"),
+    [
+        ("caption", "a smaller --batch-size, or --device cpu"),
+        ("embed", "a smaller --batch-size, or --device cpu"),
+        ("match", "fewer texts, or --device cpu"),
+    ],
+)
+def test_too_little_memory_is_told_with_what_the_command_has_against_it(
+    place, command, monkeypatch, tmp_path, name, remedies
+):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Predictor, name, full)
+    more = {"match": ["a cat"], "embed": ["--output", tmp_path / "e.safetensors"]}.get(name, [])
+    code, _, err = command(name, place / "pictures" / "0.png", *more)
+    assert (code, err.splitlines()[-1]) == (2, f"isthmus: the device has too little memory; give {remedies}")
+    options = {option for one in typer.main.get_command(app).commands[name].params for option in one.opts}
+    assert set(re.findall(r"--[a-z-]+", remedies)) <= options
 
 
 BOTH = [("",), ("stage1", "stage2"), ("stage2", "stage1")]

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from command_line import isthmus
+from isthmus.cli import features
 from isthmus.predictor import Predictor
 
 pytestmark = pytest.mark.e2e
@@ -203,6 +204,16 @@ def test_features_fills_the_store_that_training_then_finds(command, trained, tmp
     code, out, _ = command(*given, models=())
     assert code == 0 and out.startswith(f"{store}: 24 different pictures are stored, ")
     assert {path: path.stat().st_mtime_ns for path in store.iterdir()} == written
+
+
+def test_features_names_its_own_remedies_for_too_little_memory(command, trained, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(features, "open_looks", full)
+    code, _, err = command("features", trained / "one.yaml", f"features.folder={tmp_path / 'store'}", models=())
+    told = "isthmus: the device has too little memory; give a smaller features.batch_size, or device=cpu"
+    assert (code, err.splitlines()[-1]) == (2, told)
 
 
 def test_pictures_of_every_kind_are_captioned(command, tmp_path):

@@ -104,7 +104,7 @@ def run_caption(images: Sequence[Path], loading: Loading, asked: Asked, target: 
         _plan(found, place, others, as_json=target.as_json)
         return 0
     titled: AbstractContextManager[Any] = nullcontext() if isinstance(place, Printed) else StoreProgress("captions")
-    with place, titled as progress, enough_memory():
+    with place, titled as progress, enough_memory("a smaller --batch-size", "--device cpu"):
         outcome = caption_pictures(
             found.pictures,
             place,

@@ -29,7 +29,7 @@ def run_embed(
     found = find_pictures(images) if images else Found(())
     lines = [] if texts is None else _lines(texts)
     predictor = loading.predictor(EMBED)
-    with output, enough_memory():
+    with output, enough_memory("a smaller --batch-size", "--device cpu"):
         broken = _embed_pictures(predictor, found, output, batch_size)
         if broken and len(broken) == len(found.pictures):
             return {}, broken

@@ -74,7 +74,7 @@ def _fill(config: RunConfig, path: Path, *, dry_run: bool) -> dict[str, Any]:
     say(planned.line())
     if dry_run:
         return vars(planned)
-    with StoreProgress() as progress, enough_memory():
+    with StoreProgress() as progress, enough_memory("a smaller features.batch_size", "device=cpu"):
         looks = open_looks(config, workshop.encoder, sources, workshop.compute, progress=progress)
     store, broken = looks.store, list(looks.broken.bad.values())
     assert store is not None

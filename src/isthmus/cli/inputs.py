@@ -58,12 +58,12 @@ class Loading:
 
 
 @contextmanager
-def enough_memory() -> Iterator[None]:
-    """Make one sentence of a device that has too little memory."""
+def enough_memory(*remedies: str) -> Iterator[None]:
+    """Make one sentence of a device that has too little memory; `remedies` are what this command has against it."""
     try:
         yield
     except torch.OutOfMemoryError as problem:
-        raise UserError("the device has too little memory; give a smaller --batch-size, or --device cpu") from problem
+        raise UserError(f"the device has too little memory; give {', or '.join(remedies)}") from problem
 
 
 def print_json(content: dict[str, Any]) -> None:

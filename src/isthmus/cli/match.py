@@ -15,7 +15,7 @@ def run_match(image: Path, texts: Sequence[str], loading: Loading, *, as_json: b
     loading.check()
     picture = open_image(image)
     predictor = loading.predictor(MATCH)
-    with enough_memory():
+    with enough_memory("fewer texts", "--device cpu"):
         matches = predictor.match([picture], list(texts))
     assert matches.itm is not None
     columns = (texts, matches.score[0].tolist(), matches.itc[0].tolist(), matches.itm[0].tolist())
