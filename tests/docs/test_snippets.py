@@ -2,8 +2,8 @@
 
 The word after the language says what a block is: `yaml` is a whole file, of one run or of both stages; `yaml data` is a
 section that stands in a file; `python` runs, the blocks of a document one after another, with `folder`, `picture` and
-`pictures` given; `console` and `sh` are commands, one a line; `json` is read, a value a line; `text` is what a program
-wrote, and so is a block without a word.
+`pictures` given; `console` is commands, one a line, of which `test_commands_run.py` runs those that predict and score;
+`json` is read, a value a line; `text` is what a program wrote, and so is a block without a word.
 """
 
 import json
@@ -55,7 +55,7 @@ def read(tmp_path, content):
 
 
 def test_no_block_is_passed_over():
-    known = {"yaml", "python", "console", "sh", "json", "text"}
+    known = {"yaml", "python", "console", "json", "text"}
     for path in DOCUMENTS:
         for kind, text in FENCE.findall(path.read_text()):
             assert not kind or kind.split()[0] in known, f"{path.name}: a block {kind!r}: {text[:40]!r}"
@@ -112,7 +112,7 @@ def isthmus_arguments(words):
     return None
 
 
-@pytest.mark.parametrize(("path", "_", "text"), named(blocks("console", "sh")))
+@pytest.mark.parametrize(("path", "_", "text"), named(blocks("console")))
 def test_commands_are_commands(path, _, text):
     for words in commands(text):
         arguments = isthmus_arguments(words)
