@@ -33,7 +33,8 @@ class StepPlan:
         self._asked = {"work": work.describe(), **asked}
         self._begun = time.monotonic()
         stored = read_plan(folder)
-        own = stored if stored and stored["asked"] == self._asked else {"steps": {}, "spent": 0.0}
+        fresh: dict[str, Any] = {"steps": {}, "spent": 0.0}
+        own = stored if stored and stored["asked"] == self._asked else fresh
         self._counts: dict[str, int] = own["steps"]
         self._spent: float = own["spent"]
         if work.steps is not None:
