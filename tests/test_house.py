@@ -30,6 +30,13 @@ def test_sizes_of_the_package_are_kept() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_texts_are_utf_8_whatever_the_system_s_own_encoding_is() -> None:
+    """The kernel's own files aside, which are ASCII everywhere."""
+    unsaid = re.compile(r"(?<!_CPUINFO)(?<!_STATUS)\.read_text\(\)|(?<!_CLEAR_REFS)\.write_text\((?!.*encoding=)")
+    found = {str(path): unsaid.findall(path.read_text(encoding="utf-8")) for path in MODULES}
+    assert not {path: calls for path, calls in found.items() if calls}
+
+
 def test_sizes_names_what_is_too_large(tmp_path: Path) -> None:
     (tmp_path / "long.py").write_text("x = 1\n" * 251)
     (tmp_path / "functions.py").write_text(function("fits", 40) + function("too_long", 41))

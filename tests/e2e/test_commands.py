@@ -174,7 +174,7 @@ def test_match_puts_the_best_text_first(command, trained, predictor):
 
 def test_embeddings_with_their_names(command, folder, tmp_path, predictor):
     output = tmp_path / "new" / "embeddings.safetensors"
-    (tmp_path / "texts").write_text("a red cat\n\n a  blue dog\n")
+    (tmp_path / "texts").write_bytes(b"\xef\xbb\xbfa red cat\r\n\n a  blue dog\n")
     (folder / "0.jpg").write_text("")
     code, out, _ = command("embed", folder, "--texts", tmp_path / "texts", "--output", output, "--batch-size", 2)
     assert (code, out) == (3, f"images  5 x 4 x 8  {output}\ntexts  2 x 8  {output}\n")

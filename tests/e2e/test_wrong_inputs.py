@@ -100,8 +100,11 @@ WRONG = {
     "embeddings into a folder": ("embed {picture} --model {1} --output {pictures}", "is a folder; name a file"),
     "nothing to embed": ("embed --model {1} --output {empty}/e", "nothing is given to embed"),
     "no texts": ("embed --texts {blank} --model {1} --output {empty}/e", "holds no text; write one a line"),
-    "texts that are none": ("embed --texts {picture} --model {1} --output {empty}/e", "is no text in UTF-8"),
-    "texts that are not there": ("embed --texts /nowhere --model {1} --output {empty}/e", "/nowhere cannot be read"),
+    "texts that are none": ("embed --texts {picture} --model {1} --output {empty}/e", "line 1: the line is not UTF-8"),
+    "texts that are not there": (
+        "embed --texts /nowhere --model {1} --output {empty}/e",
+        "/nowhere: there is no such file; give a file with a text",
+    ),
     "features without a store": ("features {recipe} features.folder=null", "add features.folder=FOLDER"),
     "a store below a file": ("features {recipe} features.folder={recipe}/store", "cannot be written (Not a directory"),
     "no such recipe": ("features /nowhere.yaml", "no configuration file at /nowhere.yaml"),

@@ -99,7 +99,7 @@ def _take(
 def weights_sum(folder: Path) -> str | None:
     """The sha256 that a model folder's weights were saved with; None where there is none."""
     try:
-        return str(json.loads((bridge_folder(folder) / MARKER).read_text())[WEIGHTS])
+        return str(json.loads((bridge_folder(folder) / MARKER).read_text(encoding="utf-8"))[WEIGHTS])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -58,7 +58,7 @@ def write_bridge(
         if save_tokenizer is not None:
             save_tokenizer(scratch)
         if card is not None:
-            (scratch / CARD).write_text(card)
+            (scratch / CARD).write_text(card, encoding="utf-8")
         _write_json(scratch / MARKER, {name: file_sha256(scratch / name) for name in (CONFIG, WEIGHTS)})
 
 
@@ -71,14 +71,14 @@ def update_provenance(folder: Path, values: Mapping[str, Any]) -> None:
     """
     sums, content = _sealed_config(folder)
     card, provenance = folder / CARD, {**content["provenance"], **values}
-    ours = card.is_file() and card.read_text() == model_card(content["provenance"])
+    ours = card.is_file() and card.read_text(encoding="utf-8") == model_card(content["provenance"])
     with _replacement(folder) as scratch:
         for path in folder.iterdir():
             if path.name not in (CONFIG, MARKER):
                 shutil.copytree(path, scratch / path.name) if path.is_dir() else _link(path, scratch / path.name)
         if ours:
             (scratch / CARD).unlink()  # the link, not what it leads to
-            (scratch / CARD).write_text(model_card(provenance))
+            (scratch / CARD).write_text(model_card(provenance), encoding="utf-8")
         _write_json(scratch / CONFIG, {**content, "provenance": provenance})
         _write_json(scratch / MARKER, {**sums, CONFIG: file_sha256(scratch / CONFIG)})
 
@@ -124,7 +124,7 @@ def _sealed_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointError(f"{folder} is no model folder: it lacks {missing[0]}; give the bridge of a training run")
     sums = _sums(folder / MARKER)
     _check_sum(folder / CONFIG, sums)
-    content: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if content.get("format_version") != FORMAT:
         raise CheckpointError(
             f"{folder} has format version {content.get('format_version')}, this isthmus reads {FORMAT}; update isthmus"
@@ -139,7 +139,7 @@ def _check_sum(path: Path, sums: dict[str, Any]) -> None:
 
 def _sums(marker: Path) -> dict[str, Any]:
     try:
-        sums = json.loads(marker.read_text())
+        sums = json.loads(marker.read_text(encoding="utf-8"))
     except ValueError as problem:
         raise CheckpointError(f"{marker} is damaged; take the folder from where it was copied") from problem
     if not isinstance(sums, dict):
@@ -181,7 +181,7 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     flush(path)
 
 

@@ -8,6 +8,7 @@ import typer
 from isthmus.build.folders import EMBED
 from isthmus.cli.inputs import Loading, broken_json, enough_memory, print_json, tell_broken
 from isthmus.data.broken import Bad
+from isthmus.data.place import kind_at, text_lines
 from isthmus.data.text import normalise
 from isthmus.errors import ConfigError, DataError
 from isthmus.predictor import Predictor
@@ -65,13 +66,10 @@ def _embed_pictures(predictor: Predictor, found: Found, output: EmbeddingFile, b
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, normalised."""
-    try:
-        lines = [normalise(line) for line in path.read_text(encoding="utf-8").split("\n")]
-    except OSError as problem:
-        raise DataError(f"{path} cannot be read ({problem.strerror}); give a file with a text a line") from problem
-    except UnicodeDecodeError as problem:
-        raise DataError(f"{path} is no text in UTF-8; save it as UTF-8") from problem
+    """The lines of a text file that are not empty, normalised; raises DataError where there is none, or no text."""
+    if kind_at(path) is None:
+        raise DataError(f"{path}: there is no such file; give a file with a text a line")
+    lines = [normalise(line) for line in text_lines(path)]
     if not any(lines):
         raise DataError(f"{path} holds no text; write one a line")
     return [line for line in lines if line]

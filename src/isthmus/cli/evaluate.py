@@ -40,7 +40,7 @@ def run_evaluate(
         show_figures(figures)
     path = folder / SCORES
     try:
-        write_atomically(path, lambda scratch: scratch.write_text(content + "\n"))
+        write_atomically(path, lambda scratch: scratch.write_text(content + "\n", encoding="utf-8"))
     except OSError as problem:
         raise UserError(
             f"{path} cannot be written ({problem.strerror}); the scores above are all there is"

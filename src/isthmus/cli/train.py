@@ -5,10 +5,11 @@ from pathlib import Path
 from isthmus.build.finished import look_back
 from isthmus.build.run import build_training
 from isthmus.build.workshop import Workshop
+from isthmus.cli.inputs import say
 from isthmus.cli.show import quiet_libraries, show_figures
 from isthmus.config.run import RunConfig
 from isthmus.config.stages import load_stages
-from isthmus.train.tracking import Reporter, StoreProgress
+from isthmus.train.tracking import StoreProgress
 
 
 def run_train(path: Path, overrides: list[str], *, stage: int | None = None) -> None:
@@ -19,10 +20,10 @@ def run_train(path: Path, overrides: list[str], *, stage: int | None = None) -> 
     for config in stages.runs:
         state = look_back(config) if stages.in_turn else "new"
         if state == "done":
-            _say(f"stage {config.stage} is done already: {config.output}")
+            say(f"stage {config.stage} is done already: {config.output}")
             continue
         if state == "stopped":
-            _say(f"stage {config.stage} was stopped before its end; it starts again")
+            say(f"stage {config.stage} was stopped before its end; it starts again")
             config = config.model_copy(update={"overwrite": True})
         shared = before[1] if before is not None and config.shares_encoder(before[0]) else None
         before = config, _train(config, shared)
@@ -34,9 +35,5 @@ def _train(config: RunConfig, workshop: Workshop | None) -> Workshop:
         training = build_training(config, workshop=workshop, progress=progress)
     record = training.run()
     show_figures(record["figures"])
-    _say(f"the bridge is in {Path(config.output) / 'bridge'}")
+    say(f"the bridge is in {Path(config.output) / 'bridge'}")
     return training.workshop
-
-
-def _say(line: str) -> None:
-    Reporter("", 0).say(line)

@@ -132,7 +132,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"no configuration file at {path}; give the path of a YAML file")
     try:
-        content = _numbers(yaml.safe_load(path.read_text()))
+        content = _numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as problem:
         raise ConfigError(f"{path} cannot be read ({problem.strerror}); give the path of a YAML file") from problem
     except UnicodeDecodeError as problem:

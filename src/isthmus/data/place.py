@@ -50,11 +50,14 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a file in UTF-8, one by one; raises DataError with the path and the line for what is none."""
+    """The lines of a file in UTF-8, one by one, ended as on any system.
+
+    Raises DataError with the path and the line for what is none.
+    """
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
-                yield decode_line(raw, f"{path}, line {number}")
+                yield from decode_line(raw, f"{path}, line {number}").split("\r")
     except OSError as error:
         raise unreadable(path, error) from error
 

@@ -64,7 +64,7 @@ class SidecarFolder:
 
     def _example(self, name: Path, text: Path) -> Example:
         path = self.folder / text
-        lines = [line for text in text_lines(path) for line in text.split("\r") if line.strip()]
+        lines = [line for line in text_lines(path) if line.strip()]
         if not lines:
             raise DataError(f"{path}: there is no caption in it; write one a line, or remove the picture.")
         return Example(self.folder / name, name.as_posix(), read_captions(lines, str(path)))

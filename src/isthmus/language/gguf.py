@@ -42,7 +42,7 @@ def gguf_to_folder(gguf_file: Path, cache_folder: Path, *, dtype: torch.dtype = 
     try:
         _unpack(gguf_file, scratch, dtype)
         sizes = {path.name: path.stat().st_size for path in scratch.iterdir()}
-        (scratch / _SIZES).write_text(json.dumps(sizes))
+        (scratch / _SIZES).write_text(json.dumps(sizes), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     except OSError:
@@ -56,7 +56,7 @@ def gguf_to_folder(gguf_file: Path, cache_folder: Path, *, dtype: torch.dtype = 
 def _is_whole(folder: Path) -> bool:
     """Whether every file that was unpacked is there in its size."""
     try:
-        sizes = json.loads((folder / _SIZES).read_text())
+        sizes = json.loads((folder / _SIZES).read_text(encoding="utf-8"))
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False

@@ -110,7 +110,7 @@ def read_bert(name: str, *, revision: str | None = None) -> Bert:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise TowerError(f"{folder} has no config.json; give the folder or Hub id of a BERT checkpoint")
-    config = json.loads(config_file.read_text())
+    config = json.loads(config_file.read_text(encoding="utf-8"))
     kind = config.get("model_type")
     if kind != "bert":
         raise TowerError(f"{name} is of model type {kind!r}; the Q-Former starts from model type 'bert' only")

@@ -22,7 +22,7 @@ def step_seconds(log: Path) -> float:
 
 
 def _last_run(log: Path) -> list[dict[str, Any]]:
-    lines = log.read_text().splitlines()
+    lines = log.read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may end in half a line
     last = max(number for number, record in enumerate(records) if "start" in record)
     return records[last:]

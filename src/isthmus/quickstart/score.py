@@ -62,7 +62,7 @@ def score(run: Quickstart, workshop: Workshop) -> dict[str, Any]:
         "artwork": [artist.credit for artist in ARTISTS],
     }
     content = json.dumps(report, indent=1) + "\n"
-    write_atomically(run.order.folder / REPORT, lambda path: path.write_text(content))
+    write_atomically(run.order.folder / REPORT, lambda path: path.write_text(content, encoding="utf-8"))
     written: dict[str, Any] = json.loads(content)  # the page shows what stands in the file
     return written
 
@@ -94,7 +94,7 @@ def bridge_sums(run: Quickstart) -> dict[str, str | None]:
 
 def load_ranking() -> dict[str, Any]:
     """The re-ranking of the quickstart: its weight was chosen on the development artist, in a run without it."""
-    ranking: dict[str, Any] = json.loads(_RANKING.read_text())
+    ranking: dict[str, Any] = json.loads(_RANKING.read_text(encoding="utf-8"))
     return ranking
 
 
