@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.data.things import refuse_one_thing
+from isthmus.data.things import joined, refuse_one_thing
 from isthmus.errors import DataError
 from isthmus.records import Example
 
@@ -24,3 +24,9 @@ def test_two_things_are_enough():
     refuse_one_thing(rows(("a", ("x",)), ("a", ("x",)), ("b", ("y",))), captions=True)
     refuse_one_thing(rows(("a", ("x",)), ("b", ("x", "y"))), captions=True)
     refuse_one_thing(rows(("a", ("x",))), captions=True)
+
+
+def test_rows_are_joined_by_names_and_marks_over_others():
+    names = ["d", "c", "b", "a", "d", "e"]
+    marks = [[1], [2, 1], [], [3, 2], [], [4]]
+    assert joined(names, marks) == ["a", "a", "b", "a", "a", "e"]

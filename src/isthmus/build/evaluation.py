@@ -60,7 +60,7 @@ class Evaluation:
         batches = Kept(self.batches())
         with self.compute.autocast():
             if isinstance(stage, Stage2):
-                loss = right_and_shuffled(stage, batches, self.compute.device, seed=self.seed)
+                loss = right_and_shuffled(stage, batches, self.source, self.compute.device, seed=self.seed)
                 captioner = partial(caption_by_llm, stage.bridge, stage.llm, decoding=self.decoding)
                 return {"loss": loss, **self._captions(captioner, batches, metrics)}
             embedded = self.embed(stage.bridge, batches)

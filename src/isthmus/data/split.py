@@ -1,12 +1,12 @@
 """Training and held-out pictures by what they show, never by row."""
 
 import hashlib
-from collections.abc import Sequence
 
 import torch
 
 from isthmus.data.hashes import known_hashes
 from isthmus.data.mixture import Mixture
+from isthmus.data.things import joined
 from isthmus.errors import DataError
 from isthmus.fingerprint import text_identity
 from isthmus.randomness import uniform
@@ -26,7 +26,7 @@ def split_by_picture(source: Mixture, share: float) -> tuple[Mixture, Mixture]:
     """
     hashes = known_hashes(source[index].image for index in range(len(source)))
     ids = [part.source[index].image_id for part in source.parts for index in range(len(part.source))]
-    keys = _joined(ids, hashes)
+    keys = joined(ids, [[image] if image not in (None, _NOTHING) else [] for image in hashes])  # no bytes join nothing
     out = (uniform(_HELD_OUT, torch.tensor([text_identity(key) for key in keys])) < share).tolist()
     if all(out) or not any(out):
         side = "all" if all(out) else "none"
@@ -35,22 +35,3 @@ def split_by_picture(source: Mixture, share: float) -> tuple[Mixture, Mixture]:
             "pictures, or name held-out pictures in data.evaluation."
         )
     return source.keep([not held for held in out]), source.keep(out)
-
-
-def _joined(ids: Sequence[str], hashes: Sequence[str | None]) -> list[str]:
-    """For each row, the smallest id among all rows that ids and bytes join to it; no bytes join nothing."""
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        leader.setdefault(name, name)
-        while leader[name] != name:
-            leader[name] = leader[leader[name]]
-            name = leader[name]
-        return name
-
-    first: dict[str, str] = {}
-    for thing, image in zip(ids, hashes, strict=True):
-        if image is not None and image != _NOTHING:
-            smaller, larger = sorted((find(thing), find(first.setdefault(image, thing))))
-            leader[larger] = smaller
-    return [find(thing) for thing in ids]

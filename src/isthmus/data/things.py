@@ -1,4 +1,9 @@
-"""Whether a source shows more than one thing: contrastive learning and matching compare things with each other."""
+"""Which rows of a source are the same thing, and whether it shows more than one.
+
+Contrastive learning, matching and the shuffled loss compare things with each other.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
 
 from isthmus.errors import DataError
 from isthmus.records import Source
@@ -23,3 +28,22 @@ def refuse_one_thing(source: Source, *, captions: bool) -> None:
             f"all {len(examples)} training pictures have the caption {first.captions[0]!r}, so that none is a negative "
             "of another; say of each what it shows."
         )
+
+
+def joined(names: Sequence[str], marks: Sequence[Iterable[Hashable]]) -> list[str]:
+    """For each row, the smallest name among all rows that equal names and shared marks join to it, over any others."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        leader.setdefault(name, name)
+        while leader[name] != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    first: dict[Hashable, str] = {}
+    for name, shared in zip(names, marks, strict=True):
+        for mark in shared:
+            smaller, larger = sorted((find(name), find(first.setdefault(mark, name))))
+            leader[larger] = smaller
+    return [find(name) for name in names]

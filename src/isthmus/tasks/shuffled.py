@@ -7,58 +7,69 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.data.text import normalise
+from isthmus.data.things import joined
 from isthmus.errors import DataError
 from isthmus.models.stage2 import Stage2
 from isthmus.randomness import hash64
-from isthmus.records import Batch
+from isthmus.records import Batch, Example, Source
 
 _BATCH = 48
 
 
-def other_names(captions: Sequence[str], *, seed: int) -> Int[Tensor, " N"]:
-    """A permutation that gives every row a picture of another name.
+def other_things(examples: Sequence[Example], *, seed: int) -> Int[Tensor, " I"]:
+    """A permutation that gives every picture one of another thing.
 
-    Case and white space make no other name. Rows in a keyed order of names are shifted by the size of the largest
-    group of one name, which moves every row out of its group. Raises `DataError` when one name has more than half of
-    the rows: then there is none.
+    Pictures are the same thing when they share `image_id` or any caption, or are joined by others that do; case and
+    white space make no other caption. Pictures in a keyed order of things are shifted by the size of the largest
+    thing, which moves every one out of its own. Raises `DataError` when one thing has more than half of the pictures:
+    then there is none.
     """
-    names = [normalise(caption).lower() for caption in captions]
-    groups = Counter(names)
-    largest = max(groups.values())
-    if 2 * largest > len(captions):
+    captions = [[normalise(caption).lower() for caption in example.captions] for example in examples]
+    marks = [[("image", e.image_id), *(("caption", c) for c in own)] for e, own in zip(examples, captions, strict=True)]
+    things = joined([own[0] for own in captions], marks)
+    sizes = Counter(things)
+    largest = max(sizes.values())
+    if 2 * largest > len(things):
         raise DataError(
-            f"{largest} of {len(captions)} evaluation rows have the same caption, so pictures cannot be shuffled onto "
-            "other names; evaluate on rows with more different captions"
+            f"{largest} of {len(things)} evaluation pictures are the same thing, by image_id or caption, so pictures "
+            "cannot be shuffled onto other things; evaluate on more different pictures"
         )
-    key = {name: int(hash64(seed, number)) for number, name in enumerate(sorted(groups))}
-    order = torch.tensor(sorted(range(len(captions)), key=lambda row: (key[names[row]], row)))
+    key = {thing: int(hash64(seed, number)) for number, thing in enumerate(sorted(sizes))}
+    order = torch.tensor(sorted(range(len(things)), key=lambda row: (key[things[row]], row)))
     partner = torch.empty_like(order)
     partner[order] = order.roll(-largest)
     return partner
 
 
 @torch.inference_mode()
-def right_and_shuffled(stage: Stage2, batches: Iterable[Batch], device: torch.device, *, seed: int) -> dict[str, float]:
-    """Loss per caption token (nats) with each row's own picture and with one of another name."""
+def right_and_shuffled(
+    stage: Stage2, batches: Iterable[Batch], source: Source, device: torch.device, *, seed: int
+) -> dict[str, float]:
+    """Loss per caption token (nats) over every caption: with its own picture, and with one of another thing."""
     prompts: list[Tensor] = []
-    captions: list[str] = []
+    examples: list[Example] = []
     for batch in batches:
         prompts.append(stage.bridge.soft_prompt(batch.vision.to(device)))
-        captions.extend(batch.captions)
+        examples.extend(source[index] for index in batch.index.tolist())
     soft_prompt = torch.cat(prompts)
-    partner = other_names(captions, seed=seed).to(device)
+    partner = other_things(examples, seed=seed).to(device)
+    captions = [[normalise(caption) for caption in example.captions] for example in examples]
     right, shuffled = (_loss(stage, prompt, captions) for prompt in (soft_prompt, soft_prompt[partner]))
     return {"right": right, "shuffled": shuffled, "gap": shuffled - right}
 
 
-def _loss(stage: Stage2, soft_prompt: Tensor, captions: Sequence[str]) -> float:
+def _loss(stage: Stage2, soft_prompt: Float[Tensor, "I Q L"], captions: Sequence[Sequence[str]]) -> float:
+    """Mean loss of a token over all captions, each after its picture's soft prompt."""
+    texts = [text for own in captions for text in own]
+    owner = torch.tensor([picture for picture, own in enumerate(captions) for _ in own], device=soft_prompt.device)
     total, weight = 0.0, 0.0
-    for start in range(0, len(captions), _BATCH):
-        target = stage.llm.tokenize(captions[start : start + _BATCH]).to(soft_prompt.device)
-        term = stage.llm.loss(soft_prompt[start : start + _BATCH], target)
+    for start in range(0, len(texts), _BATCH):
+        piece = slice(start, start + _BATCH)
+        target = stage.llm.tokenize(texts[piece]).to(soft_prompt.device)
+        term = stage.llm.loss(soft_prompt[owner[piece]], target)
         total, weight = total + float(term.sum), weight + float(term.weight)
     return total / max(1.0, weight)
