@@ -123,7 +123,7 @@ def test_every_snippet_of_the_page_runs(world, monkeypatch, capsys):
     for names in (("runs/own/stage1", "one"), ("runs/own/stage2", "two")):
         page = page.replace(*names)
     page = re.sub(r"(held-out|development)\.jsonl", "several.jsonl", page)
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    commands = [line for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     assert len(commands) == 4
     for command in commands:
         name, *arguments = shlex.split(command)
