@@ -186,8 +186,10 @@ def test_a_wrong_input_is_one_line_and_exit_code_2(world, capfd, case):
         (lambda w: [w / "one", f"encoder.weights=folder:{tiny_clip_folder(w / 'swapped', seed=2)}"], "is not the one"),
         (lambda w: [w / "two", f"llm.weights=folder:{tiny_llama_folder(w / 'other', seed=1)}"], "is not the one"),
         (lambda w: [w / "one", "data.evaluation=null"], "trained without held-out pictures"),
+        (lambda w: [w / "one", "train.steps=1"], "`train.steps` cannot be changed to score"),
+        (lambda w: [w / "two", "llm.max_tokens=3"], "`llm.max_tokens` cannot be changed to score"),
     ],
-    ids=["no run", "another encoder", "another language model", "nothing held out"],
+    ids=["no run", "another encoder", "another language model", "nothing held out", "steps", "longest caption"],
 )
 def test_a_wrong_evaluation_is_one_line_and_exit_code_2(world, capfd, arguments, message):
     given = arguments(world)

@@ -1,13 +1,14 @@
 """What a bridge is scored by: retrieval for stage 1, loss for stage 2, captions for both."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from isthmus.build.data import Looks, held_out_loader
 from isthmus.build.order import Order
 from isthmus.build.precision import Compute
+from isthmus.config.run import RunConfig
 from isthmus.data.loader import Look
 from isthmus.language.llm import Decoding
 from isthmus.models.bridge import Bridge
@@ -25,7 +26,11 @@ from isthmus.tasks.retrieval import Embedded, embed
 from isthmus.tasks.shuffled import right_and_shuffled
 
 _BATCH = 64
-_GREEDY = Decoding(max_new_tokens=16)
+
+
+def longest_trained(config: RunConfig) -> Decoding:
+    """Greedy captions of up to as many tokens as were trained: a shorter limit makes long references unreachable."""
+    return Decoding(max_new_tokens=config.bridge.max_tokens if config.llm is None else config.llm.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Evaluation:
     compute: Compute
     seed: int
     order: Order | None = None
-    decoding: Decoding = _GREEDY
+    decoding: Decoding = field(default_factory=Decoding)
 
     def batches(self) -> Iterable[Batch]:
         """Every row once, centre view."""

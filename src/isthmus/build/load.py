@@ -7,7 +7,7 @@ from typing import Any
 
 from isthmus.build.bridge import load_bridge
 from isthmus.build.data import open_held_out, open_looks
-from isthmus.build.evaluation import Evaluation
+from isthmus.build.evaluation import Evaluation, longest_trained
 from isthmus.build.folders import one_bridge
 from isthmus.build.order import Order
 from isthmus.build.workshop import Workshop, check_tower, open_workshop
@@ -23,6 +23,7 @@ from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import BridgeFile
 from isthmus.tasks.coco import Metric
 
+_SCORED_BY = ("data", "features", "encoder", "llm.weights", "llm.cache", "device", "precision", "seed")
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
@@ -77,7 +78,7 @@ def load_run(
     """Load a run's bridge and towers, and its held-out source as the values by `key.sub` name it.
 
     Raises `CheckpointError` when a tower is not the one that the bridge was trained with, `ConfigError` when no
-    held-out source is named, or for a folder that holds the runs of both stages.
+    held-out source is named, for a key that says nothing about scoring, or for a folder of both stages.
     """
     place = one_bridge(folder)
     file = read_bridge(place)
@@ -86,6 +87,7 @@ def load_run(
     if any(key.startswith("data.evaluation") for key in values):
         recorded = put(recorded, {"data.held_out": None})
     config = check(put(recorded, values), str(folder))
+    _refuse_what_is_trained(values, folder)
     source = open_held_out(config)
     if source is None:
         raise ConfigError(
@@ -99,8 +101,20 @@ def load_run(
     looks = open_looks(config, workshop.encoder, [source], workshop.compute, progress=progress)
     source = looks.usable(source, training=False)
     look, order = looks(source, seed=None), Order.of(file.provenance)
-    evaluation = Evaluation(source, looks, look, tokenizer, workshop.compute, config.seed, order)
+    evaluation = Evaluation(
+        source, looks, look, tokenizer, workshop.compute, config.seed, order, longest_trained(config)
+    )
     return LoadedRun(stage, evaluation, config, file.provenance, place)
+
+
+def _refuse_what_is_trained(values: Mapping[str, Any], folder: Path) -> None:
+    """Raise `ConfigError` for a key that training has settled: it would change nothing, or what is scored."""
+    for key in values:
+        if not any(key == known or key.startswith(f"{known}.") for known in _SCORED_BY):
+            raise ConfigError(
+                f"`{key}` cannot be changed to score {folder}: it is as it was trained; an evaluation takes the keys "
+                f"{', '.join(_SCORED_BY)}"
+            )
 
 
 def _stage(file: BridgeFile, config: RunConfig, tokenizer: QFormerTokenizer, workshop: Workshop) -> Stage1 | Stage2:

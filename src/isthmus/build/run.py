@@ -18,7 +18,7 @@ from accelerate.utils import set_seed
 from isthmus import distributed
 from isthmus.build.bridge import BRIDGE, BuiltBridge
 from isthmus.build.data import Looks, drawn_rows, open_looks, open_sources, training_loader
-from isthmus.build.evaluation import Evaluation
+from isthmus.build.evaluation import Evaluation, longest_trained
 from isthmus.build.precision import Compute, choose_compute
 from isthmus.build.stages import build_stage1, build_stage2, learning_rates, start_projection, starts_projection
 from isthmus.build.workshop import Tower, Workshop, open_workshop
@@ -136,7 +136,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
         stage=stage,
         built=built,
         towers=towers,
-        evaluation=None if held_out is None else _evaluation(held_out, looks, built, compute, seed=config.seed),
+        evaluation=None if held_out is None else _evaluation(held_out, looks, built, compute, config=config),
         provenance={
             **_provenance(config, stage, towers, compute),
             "given": given,
@@ -147,8 +147,9 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     )
 
 
-def _evaluation(source: Source, looks: Looks, built: BuiltBridge, compute: Compute, *, seed: int) -> Evaluation:
-    return Evaluation(source, looks, looks(source, seed=None), built.tokenizer, compute, seed)
+def _evaluation(source: Source, looks: Looks, built: BuiltBridge, compute: Compute, *, config: RunConfig) -> Evaluation:
+    look, decoding = looks(source, seed=None), longest_trained(config)
+    return Evaluation(source, looks, look, built.tokenizer, compute, config.seed, decoding=decoding)
 
 
 def _check_output(config: RunConfig) -> None:
