@@ -6,6 +6,7 @@ import pytest
 
 from isthmus.cli import show
 from isthmus.cli.show import quiet_libraries, retrieval_table, show_figures, stage2_table
+from isthmus.tasks.figures import GAP
 
 RECALLS = {"R@1": 55.4, "R@5": 87.7, "R@10": 93.8, "mean_rank": 3.25, "median_rank": 1.0}
 BOTH = {"text_to_image": RECALLS, "image_to_text": {**RECALLS, "R@1": 53.8}}
@@ -97,7 +98,7 @@ def test_how_the_weight_was_chosen_is_told(shown, ranking, line):
 def test_the_gap_is_told_with_what_it_means(shown):
     printed = shown(stage2_table({"artists": STAGE2}))
     assert "artists 400 2.41 6.00 3.59 12.5 9.5-16.0" in printed
-    assert show.GAP in printed
+    assert GAP in printed
 
 
 def test_captions_and_their_scores(shown):

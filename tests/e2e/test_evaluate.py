@@ -91,6 +91,7 @@ def test_json_stands_alone_on_stdout_and_says_what_the_figures_depend_on(world, 
     assert record["stage"] == {"one": 1, "two": 2}[run] and record["step"] == 2
     assert record["decoding"]["max_new_tokens"] == 32 and record["decoding"]["temperature"] == 0.0
     assert (record["normaliser"], record["seed"]) == (1, 0)
+    assert ("not looking" in record["meaning"].get("gap", "")) == (run == "two")
     assert record["precision"] in ("float32", "bfloat16")
     assert record["versions"]["torch"] == version("torch") and record["versions"]["isthmus"] == version("isthmus")
     assert (record["prompt"] is None) == (run == "one")

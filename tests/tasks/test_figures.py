@@ -9,7 +9,7 @@ from captioned import tokenize
 from isthmus.models.ranking import Ranking
 from isthmus.records import Identity
 from isthmus.tasks.caption import Caption
-from isthmus.tasks.figures import caption_figures, itc_figures, reranked_figures, weight_grid
+from isthmus.tasks.figures import GAP, caption_figures, in_a_line, itc_figures, reranked_figures, weight_grid
 from isthmus.tasks.rerank import GRID, Shortlists
 from isthmus.tasks.retrieval import DIRECTIONS, Embedded, itc_ranks, recalls
 
@@ -78,3 +78,13 @@ def test_captions_right_exactly_and_in_normal_form():
     low, high = figures["confidence"]["exact_match"]
     assert low == 0.0 and high == 100.0
     json.dumps(figures)
+
+
+def test_while_training_an_evaluation_is_one_line():
+    both = {"text_to_image": {"R@1": 55.44, "R@5": 87.7}, "image_to_text": {"R@1": 53.8, "R@5": 86.0}}
+    assert in_a_line({**both, "exact_match": 30.0}) == (
+        "text to image R@1 55.4, R@5 87.7; image to text R@1 53.8, R@5 86.0; 30.0 % of captions exact"
+    )
+    assert in_a_line({"loss": {"right": 2.41, "shuffled": 6.0, "gap": 3.59}, "exact_match": 12.5}) == (
+        f"loss 2.41 with the right pictures, 6.00 with shuffled ones, gap 3.59 nats, 12.5 % of captions exact. {GAP}"
+    )

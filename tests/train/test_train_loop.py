@@ -59,14 +59,21 @@ def make_trainer(stage, plan=PLAN, rate=0.05):
 
 
 @pytest.fixture
-def hooks(tmp_path):
+def told():
+    """The lines that a run says above its progress."""
+    return []
+
+
+@pytest.fixture
+def hooks(tmp_path, told):
     """Hooks that keep what is called, with a log at `log.jsonl`."""
 
     def hooks(calls=None, evaluate=None):
         calls = [] if calls is None else calls
         score = evaluate or (lambda: calls.append("evaluate") or {"R@1": 50.0})
         reporter = Reporter("", PLAN.steps, silent=True)
-        return Hooks(score, lambda number: calls.append(f"save {number}"), log, reporter)
+        reporter.say = told.append
+        return Hooks(score, str, lambda number: calls.append(f"save {number}"), log, reporter)
 
     with JsonLines(tmp_path / "log.jsonl") as log:
         yield hooks
@@ -87,6 +94,14 @@ def test_the_loss_falls(tmp_path, hooks):
     losses = [record["lm"] for record in read(tmp_path / "log.jsonl") if "lm" in record]
     assert len(losses) == 60
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_every_evaluation_is_told_in_a_line(hooks, told):
+    trainer = make_trainer(Quadratic(), replace(PLAN, steps=4, evaluate_every=2))
+    trainer.run([tiny_batch()] * 4, hooks())
+    assert told == [f"held-out pictures, step {step}: {{'R@1': 50.0}}" for step in (2, 4)]
+    trainer.run([tiny_batch()] * 4, hooks(evaluate=dict))
+    assert len(told) == 2  # nothing is held out
 
 
 def test_micro_batches_of_unequal_weight_are_one_batch():

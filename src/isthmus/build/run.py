@@ -33,6 +33,7 @@ from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.attention import TABLE_VERSION
 from isthmus.records import Batch, BridgeFile, Source
+from isthmus.tasks.figures import in_a_line
 from isthmus.train.loop import Hooks, Plan, Trainer
 from isthmus.train.optimizer import AdamW, make_optimizer
 from isthmus.train.tracking import JsonLines, Reporter
@@ -69,7 +70,7 @@ class Training:
             log.write({"start": self.built.report[0], **self.provenance})
             reporter.say(f"{self.built.report[0]} (all of them in {output / RECORD})")
             reporter.say(f"computing in {self.provenance['precision']} on {self.provenance['device']}")
-            figures = self.trainer.run(self.batches, Hooks(self.evaluate, self.save, log, reporter))
+            figures = self.trainer.run(self.batches, Hooks(self.evaluate, in_a_line, self.save, log, reporter))
         hashes = {n: {"before": t.state, "after": module_fingerprint(t.module)} for n, t in self.towers.items()}
         record = {
             **self.provenance,

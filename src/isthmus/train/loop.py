@@ -71,9 +71,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls and does not know: evaluation (figures to log) and saving."""
+    """What the loop calls and does not know: evaluation (figures to log), how they are told in a line, and saving."""
 
     evaluate: Callable[[], dict[str, Any]]
+    describe: Callable[[Mapping[str, Any]], str]
     save: Callable[[int], None]
     log: JsonLines
     reporter: Reporter
@@ -111,6 +112,8 @@ class Trainer:
             if _due(number, self.plan.evaluate_every, self.plan.steps):
                 self.stage.eval()
                 figures = hooks.evaluate()
+                if figures:
+                    hooks.reporter.say(f"held-out pictures, step {number}: {hooks.describe(figures)}")
                 hooks.log.write({"step": number, "evaluation": {k: v for k, v in figures.items() if k != "captions"}})
             begun += time.monotonic() - paused
         return figures
