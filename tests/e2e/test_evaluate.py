@@ -81,6 +81,21 @@ def test_a_bridge_of_stage_2_has_nothing_to_re_rank_with(world, capfd):
     assert "no ITC and ITM heads, so there is nothing to re-rank with" in capfd.readouterr().err
 
 
+def test_the_original_s_sum_is_a_switch_that_the_folder_keeps(world, capfd):
+    by_default = evaluated(world, "one", SEVERAL)["figures"]
+    switched = evaluated(world, "one", SEVERAL, "--ranking", "original")["figures"]
+    assert switched["ranking"]["rule"] == "original"
+    assert switched["reranked"] == switched["original_sum"] == by_default["original_sum"]
+    assert evaluated(world, "one", SEVERAL)["figures"]["ranking"] == switched["ranking"]
+    back = evaluated(world, "one", SEVERAL, "--ranking", "log_odds")["figures"]
+    assert (back["ranking"], back["reranked"]) == (by_default["ranking"], by_default["reranked"])
+    capfd.readouterr()
+    assert isthmus("evaluate", world / "one", "--ranking", "original", "--choose-ranking") == 2
+    assert "--ranking original has none" in capfd.readouterr().err
+    assert isthmus("evaluate", world / "two", "--ranking", "original") == 2
+    assert "nothing to re-rank with" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("run", ["one", "two"])
 def test_json_stands_alone_on_stdout_and_says_what_the_figures_depend_on(world, run, capfd):
     capfd.readouterr()

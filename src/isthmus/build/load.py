@@ -17,6 +17,7 @@ from isthmus.config.run import RunConfig, check, put
 from isthmus.errors import AbsentPartError, ConfigError
 from isthmus.features.extract import Progress
 from isthmus.language.prompts import Prompt
+from isthmus.models.ranking import Rule
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.tokenizer import QFormerTokenizer
@@ -46,13 +47,27 @@ class LoadedRun:
 
         Raises `AbsentPartError` for a bridge of stage 2, which has nothing to re-rank with.
         """
+        self._need_heads()
+        figures = self.evaluation.score(self.stage, choose_on=self.held_out(), metrics=metrics)
+        update_provenance(self.folder, {"ranking": figures["ranking"]})
+        return figures
+
+    def ranked_by(self, rule: Rule) -> "LoadedRun":
+        """Give the same run re-ranked by this rule, which the folder keeps from now on beside the weight.
+
+        Raises `AbsentPartError` for a bridge of stage 2, which has nothing to re-rank with.
+        """
+        self._need_heads()
+        before = self.evaluation.order or Order()
+        order = replace(before, ranking=replace(before.ranking, rule=rule))
+        update_provenance(self.folder, {"ranking": order.as_json()})
+        return replace(self, evaluation=replace(self.evaluation, order=order))
+
+    def _need_heads(self) -> None:
         if isinstance(self.stage, Stage2):
             raise AbsentPartError(
                 f"{self.folder} has no ITC and ITM heads, so there is nothing to re-rank with; give a stage-1 run"
             )
-        figures = self.evaluation.score(self.stage, choose_on=self.held_out(), metrics=metrics)
-        update_provenance(self.folder, {"ranking": figures["ranking"]})
-        return figures
 
     def on(self, source: SourceConfig, *, progress: Progress) -> "LoadedRun":
         """Give the same bridge and towers, as they are loaded, to be scored on another held-out source."""

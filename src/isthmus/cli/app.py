@@ -22,6 +22,7 @@ from isthmus.cli.options import (
     Models,
     Overrides,
     Precision,
+    RankingRule,
     Stage,
     Writer,
     examples,
@@ -101,6 +102,7 @@ def evaluate(
     choose_ranking: Annotated[
         bool, typer.Option("--choose-ranking", help="Stage 1: choose re-ranking's weight on these pictures; keep it.")
     ] = False,
+    ranking: RankingRule = None,
     metrics: Metrics = None,
     json: Json = False,
 ) -> None:
@@ -110,7 +112,8 @@ def evaluate(
     """
     from isthmus.cli.evaluate import run_evaluate
 
-    run_evaluate(run, overrides or [], choose_ranking=choose_ranking, metrics=metrics or [], as_json=json)
+    asked = metrics or []
+    run_evaluate(run, overrides or [], choose_ranking=choose_ranking, rule=ranking, metrics=asked, as_json=json)
 
 
 @app.command(

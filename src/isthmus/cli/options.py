@@ -41,6 +41,12 @@ Writer = Annotated[
     Literal["llm", "qformer"] | None,
     typer.Option("--by", help="Who writes; without it, the language model where there is one."),
 ]
+RankingRule = Annotated[
+    Literal["log_odds", "original"] | None,
+    typer.Option(
+        "--ranking", help="Stage 1: re-rank by this rule, and keep it: ITM's log-odds, or the original's sum."
+    ),
+]
 
 
 class MetricName(StrEnum):
