@@ -59,17 +59,6 @@ def test_version_is_the_package_s(monkeypatch, capfd):
     assert (done.value.code, capfd.readouterr().out) == (0, f"isthmus {version('isthmus')}\n")
 
 
-@pytest.mark.parametrize(("own", "used"), [(None, "1"), ("0", "0")])
-def test_commands_ask_for_huge_pages_unless_told_otherwise(monkeypatch, own, used):
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", own or "")
-    if own is None:
-        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
-    monkeypatch.setattr(sys, "argv", ["isthmus", "--version"])
-    with pytest.raises(SystemExit):
-        main()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == used
-
-
 @pytest.mark.parametrize(
     ("words", "completions"),
     [
