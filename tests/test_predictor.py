@@ -124,11 +124,11 @@ def test_match_is_what_the_definition_gives(both, place, pictures):
     found = both.match(pictures, TEXTS)
     for row, picture in enumerate(pictures):
         patches = both.encode(picture).patches
-        queries = bridge.image_features(bridge.qformer(None, None, patches).queries)[0]
+        queries = bridge.image_embeddings(bridge.qformer(None, None, patches).queries)[0]
         for column, words in enumerate(TEXTS):
             text = tokenizer([words])
             unimodal = bridge.qformer(text, masks.unimodal(4, text.mask), patches).text[:, 0]
-            cosine = max(float(query @ bridge.text_features(unimodal)[0]) for query in queries)
+            cosine = max(float(query @ bridge.text_embeddings(unimodal)[0]) for query in queries)
             states = bridge.qformer(text, masks.bidirectional(4, text.mask), patches).queries
             no, yes = bridge.heads.match(states)[0].mean(0).tolist()
             probability = np.exp(yes) / (np.exp(no) + np.exp(yes))

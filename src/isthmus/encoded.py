@@ -64,11 +64,11 @@ class Encoded:
             self._read[bridge] = known
         return known
 
-    def features(self, bridge: Bridge) -> Float[Tensor, "B Q E"]:
-        """ITC's features of the pictures, L2-normalised fp32."""
+    def embeddings(self, bridge: Bridge) -> Float[Tensor, "B Q E"]:
+        """ITC's embeddings of the pictures, L2-normalised fp32."""
         states = self.read_by(bridge).states
         with torch.autocast(states.device.type, enabled=False):
-            return bridge.image_features(states.float())
+            return bridge.image_embeddings(states.float())
 
     def pair_logits(self, bridge: Bridge, texts: Text, *, batch_size: int) -> Float[Tensor, "B J 2"]:
         """ITM's logits of every picture with each of J texts, fp32; `batch_size` pairs are looked at at once."""
@@ -128,12 +128,12 @@ def _listed(texts: Any) -> list[str]:
     return listed
 
 
-def text_features(bridge: Bridge, texts: Text, *, batch_size: int) -> Float[Tensor, "J E"]:
-    """ITC's features of J texts, L2-normalised fp32, on the bridge's device."""
+def text_embeddings(bridge: Bridge, texts: Text, *, batch_size: int) -> Float[Tensor, "J E"]:
+    """ITC's embeddings of J texts, L2-normalised fp32, on the bridge's device."""
     check_batch_size(batch_size)
-    device, features = bridge.qformer.queries.device, []
+    device, embeddings = bridge.qformer.queries.device, []
     for rows in torch.split(torch.arange(len(texts.ids)), batch_size):
         states = bridge.qformer.encode_text(texts.select(rows).trimmed().to(device))
         with torch.autocast(device.type, enabled=False):
-            features.append(bridge.text_features(states.float()))
-    return torch.cat(features)
+            embeddings.append(bridge.text_embeddings(states.float()))
+    return torch.cat(embeddings)

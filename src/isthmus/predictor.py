@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isthmus.build.chosen_ranking import ChosenRanking
 from isthmus.build.folders import EMBED, MATCH, Moved, Need, check_need, need_of_caption
-from isthmus.build.order import Order
 from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained, save_bridges
-from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_features
+from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_embeddings
 from isthmus.errors import ConfigError, DataError
 from isthmus.images import Images, as_pictures, is_one, with_encoded
 from isthmus.language.llm import Decoding
@@ -135,16 +135,16 @@ class Predictor:
         pairs of ITM. Raises `AbsentPartError` without stage 1, `DataError` for what is no picture or an empty text.
         """
         loaded = self._loaded(MATCH)
-        tokens, ranking = self._tokens(loaded, texts), Order.of(loaded.provenance).ranking
+        tokens, ranking = self._tokens(loaded, texts), ChosenRanking.of(loaded.provenance).ranking
         bridge, cosines, logits = loaded.bridge, [], []
         with self._computing():
-            words = text_features(bridge, tokens, batch_size=batch_size)
+            words = text_embeddings(bridge, tokens, batch_size=batch_size)
         for part in self._batches(images, batch_size):
             with self._computing():
-                features = part.features(bridge)
+                embeddings = part.embeddings(bridge)
                 if itm:
                     logits.append(part.pair_logits(bridge, tokens, batch_size=batch_size).cpu())
-            cosines.append(image_to_text(features, words).cpu())  # not under autocast: cosines are fp32
+            cosines.append(image_to_text(embeddings, words).cpu())  # not under autocast: cosines are fp32
         temperature = float(bridge.need_heads().temperature)
         itc = torch.cat(cosines)
         if not itm:
@@ -166,14 +166,14 @@ class Predictor:
             parts = []
             for part in self._batches(images, batch_size):
                 with self._computing():
-                    parts.append(part.features(loaded.bridge).cpu())
+                    parts.append(part.embeddings(loaded.bridge).cpu())
             return torch.cat(parts)
         if texts is None or images is not None:
             raise ConfigError("embed takes either images=... or texts=...; call it once for each")
         tokens = self._tokens(loaded, texts)
         with self._computing():
-            features = text_features(loaded.bridge, tokens, batch_size=batch_size)
-        return features.cpu().clone()  # outside of inference mode, so that it can be changed
+            embeddings = text_embeddings(loaded.bridge, tokens, batch_size=batch_size)
+        return embeddings.cpu().clone()  # outside of inference mode, so that it can be changed
 
     def save_pretrained(self, folder: str | Path, *, licence: str | None = None) -> None:
         """Write the bridge with its tokenizer and a model card; of both stages, into `stage1` and `stage2` below.

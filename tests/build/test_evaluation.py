@@ -8,9 +8,9 @@ import torch
 
 from bridges import SIZES, redraw
 from fakes import tiny_bert_folder
+from isthmus.build.chosen_ranking import ChosenRanking
 from isthmus.build.data import Looks
 from isthmus.build.evaluation import Evaluation
-from isthmus.build.order import Order
 from isthmus.build.precision import Compute
 from isthmus.language.llm import Decoding
 from isthmus.models.bridge import Bridge
@@ -54,8 +54,8 @@ def scene(tmp_path_factory):
     return Stage1(bridge, dec=tokenizer.dec), evaluation, passes
 
 
-def with_order(evaluation, order):
-    return Evaluation(**{**vars(evaluation), "order": order})
+def with_ranking(evaluation, chosen):
+    return Evaluation(**{**vars(evaluation), "chosen": chosen})
 
 
 def test_in_training_no_shortlist_is_looked_at(scene):
@@ -67,13 +67,13 @@ def test_in_training_no_shortlist_is_looked_at(scene):
 
 def test_what_is_scored_twice_is_the_same_and_is_told_with_its_ranking(scene):
     stage, evaluation, _ = scene
-    order = Order(Ranking(0.0, "log_odds", 4), "elsewhere")
-    figures = with_order(evaluation, order).score(stage)
+    chosen = ChosenRanking(Ranking(0.0, "log_odds", 4), "elsewhere")
+    figures = with_ranking(evaluation, chosen).score(stage)
     assert figures["ranking"] == {"weight": 0.0, "rule": "log_odds", "shortlist": 4, "chosen_on": "elsewhere"}
     for direction in ("text_to_image", "image_to_text"):  # no weight: ITC's order
         assert figures["reranked"][direction] == figures[direction]
         assert figures["confidence"]["gain"][direction]["R@1"] == [0.0, 0.0]
-    assert figures == with_order(evaluation, order).score(stage)
+    assert figures == with_ranking(evaluation, chosen).score(stage)
     bare = evaluation.score(stage)
     assert all(figures[name] == bare[name] for name in bare if name != "confidence")
 
@@ -92,7 +92,7 @@ def test_the_chosen_weight_is_the_grids_best_and_is_what_is_reported(scene):
 def test_rows_are_read_and_encoded_once_for_all_scores(scene):
     stage, evaluation, passes = scene
     passes.clear()
-    with_order(evaluation, Order()).score(stage)
+    with_ranking(evaluation, ChosenRanking()).score(stage)
     assert len(passes) == 1  # one batch holds all six
 
 

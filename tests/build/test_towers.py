@@ -6,7 +6,7 @@ import torch
 
 from fakes import tiny_llama_folder, tiny_t5_folder
 from isthmus.build.precision import Compute
-from isthmus.build.towers import Place, build_encoder, build_llm, resolve
+from isthmus.build.towers import TowerPlace, build_encoder, build_llm, resolve
 from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.errors import ConfigError, TowerError
 from isthmus.language.decoder_only import DecoderOnlyLLM
@@ -19,12 +19,12 @@ CPU = Compute(torch.device("cpu"), torch.float32)
 def test_where_addresses_lead(tmp_path, monkeypatch):
     (tmp_path / "model.gguf").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve("hub:org/name") == Place(None, "org/name", None)
-    assert resolve("hub:org/name@abc") == Place(None, "org/name", "abc")
+    assert resolve("hub:org/name") == TowerPlace(None, "org/name", None)
+    assert resolve("hub:org/name@abc") == TowerPlace(None, "org/name", "abc")
     assert resolve("hub:org/name@abc").name == "org/name"
-    assert resolve(f"folder:{tmp_path}") == Place(tmp_path)
+    assert resolve(f"folder:{tmp_path}") == TowerPlace(tmp_path)
     assert resolve(f"file:{tmp_path}/model.gguf").name == f"{tmp_path}/model.gguf"
-    assert resolve("file:~/model.gguf") == Place(tmp_path / "model.gguf")
+    assert resolve("file:~/model.gguf") == TowerPlace(tmp_path / "model.gguf")
     assert resolve("package:isthmus/quickstart/stage1.yaml").path.is_file()
     assert resolve("package:isthmus/quickstart").path.is_dir()
 

@@ -77,6 +77,19 @@ def test_a_shell_completes(monkeypatch, capfd, words, completions):
     assert (done.value.code, capfd.readouterr().out.split()) == (0, completions)
 
 
+@pytest.mark.parametrize("shell", ["zsh", "fish", "powershell"])
+def test_the_other_shells_complete_too(monkeypatch, capfd, shell):
+    monkeypatch.setenv("_ISTHMUS_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "isthmus mat")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    monkeypatch.setenv("_TYPER_COMPLETE_WORD_TO_COMPLETE", "mat")
+    monkeypatch.setattr(sys, "argv", ["isthmus"])
+    with pytest.raises(SystemExit):
+        main()
+    shown = capfd.readouterr().out
+    assert "match" in shown and "embed" not in shown
+
+
 def test_every_help_has_an_example_that_can_be_typed():
     group = typer.main.get_command(app)
     examples = {}

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from isthmus.data.loader import Workers
-from isthmus.data.screen import unreadable, why_unreadable
+from isthmus.data.screen import verdicts, why_unreadable
 
 
 def bomb():
@@ -35,10 +35,10 @@ def files(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_kind_of_broken_picture_is_found_with_its_reason(files, workers):
-    verdicts = list(unreadable(files, Workers(workers)))
-    assert verdicts[0] is None and verdicts[-1] is None
-    assert [verdict.path for verdict in verdicts[1:-1]] == files[1:-1]
-    assert [verdict.name for verdict in verdicts[1:-1]] == [str(path) for path in files[1:-1]]
+    found = list(verdicts(files, Workers(workers)))
+    assert found[0] is None and found[-1] is None
+    assert [verdict.path for verdict in found[1:-1]] == files[1:-1]
+    assert [verdict.name for verdict in found[1:-1]] == [str(path) for path in files[1:-1]]
     starts = [
         "this is no picture in one of",
         "the picture is broken (",
@@ -46,6 +46,6 @@ def test_every_kind_of_broken_picture_is_found_with_its_reason(files, workers):
         "the picture has more than",
     ]
     starts += ["this is no picture", "the picture cannot be read (No such file"]
-    for verdict, start in zip(verdicts[1:-1], starts, strict=True):
+    for verdict, start in zip(found[1:-1], starts, strict=True):
         assert verdict.reason.startswith(start)
-    assert verdicts[1] == why_unreadable(files[1])
+    assert found[1] == why_unreadable(files[1])

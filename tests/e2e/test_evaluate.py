@@ -119,6 +119,14 @@ def test_the_gap_is_told_with_what_it_means(world, capfd):
     assert "what a wrong picture costs the language model" in " ".join(capfd.readouterr().out.split())
 
 
+def test_captions_are_searched_by_beams_and_cut_where_asked(world, capfd):
+    record = evaluated(world, "two", SEVERAL, "--num-beams", "3", "--max-new-tokens", "1")
+    assert (record["decoding"]["num_beams"], record["decoding"]["max_new_tokens"]) == (3, 1)
+    capfd.readouterr()
+    assert isthmus("evaluate", world / "one", SEVERAL, "--num-beams", "2") == 2
+    assert "writes without beams" in capfd.readouterr().err
+
+
 def test_metrics_of_coco_and_what_is_missing_for_them(world, monkeypatch, capfd):
     found = evaluated(world, "two", SEVERAL, "--metrics", "bleu", "--metrics", "cider")["figures"]
     assert set(found["coco"]) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr", "pictures", "empty"}

@@ -44,7 +44,7 @@ def test_an_absent_part_is_refused_by_name():
     bridge = tiny_bridge(shared_width=None, text=False, language_width=7)
     assert bridge.soft_prompt(batch.vision).shape == (4, 2, 7)
     states = bridge.qformer.encode_image(batch.vision).states
-    for call in (bridge.need_heads, lambda: bridge.image_features(states), lambda: bridge.match_logits(states)):
+    for call in (bridge.need_heads, lambda: bridge.image_embeddings(states), lambda: bridge.match_logits(states)):
         with pytest.raises(AbsentPartError, match="no ITC and ITM heads"):
             call()
     with pytest.raises(AbsentPartError, match="no text half"):
@@ -54,8 +54,8 @@ def test_an_absent_part_is_refused_by_name():
 def test_features_are_normalised_and_match_logits_are_the_mean_over_queries():
     bridge, batch = tiny_bridge(), tiny_batch()
     states = bridge.qformer.encode_image(batch.vision).states
-    assert torch.allclose(bridge.image_features(states).norm(dim=-1), torch.ones(4, 2, dtype=torch.float64))
-    assert torch.allclose(bridge.text_features(states[:, 0]).norm(dim=-1), torch.ones(4, dtype=torch.float64))
+    assert torch.allclose(bridge.image_embeddings(states).norm(dim=-1), torch.ones(4, 2, dtype=torch.float64))
+    assert torch.allclose(bridge.text_embeddings(states[:, 0]).norm(dim=-1), torch.ones(4, dtype=torch.float64))
     by_hand = (bridge.heads.match(states[:, 0]) + bridge.heads.match(states[:, 1])) / 2
     assert torch.allclose(bridge.match_logits(states), by_hand)
 

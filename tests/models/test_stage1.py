@@ -156,7 +156,7 @@ def test_negatives_are_uniform_first_and_by_similarity_after(drawn):
     drawn.clear()
     stage(batch, Step(0, 0, 0.5))
     image, text = stage.bridge.qformer.encode_image(batch.vision), stage.bridge.qformer.encode_text(batch.text)
-    cosine = stage.bridge.image_features(image.states) @ stage.bridge.text_features(text).T  # (image, query, text)
+    cosine = stage.bridge.image_embeddings(image.states) @ stage.bridge.text_embeddings(text).T  # (image, query, text)
     best = cosine.amax(1) / stage.bridge.heads.temperature
     (for_texts, _, _), (for_images, _, _) = drawn
     assert torch.allclose(for_texts, best.T) and torch.allclose(for_images, best)

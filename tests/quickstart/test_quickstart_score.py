@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from isthmus.build.order import Order as Ranked
+from isthmus.build.chosen_ranking import ChosenRanking
 from isthmus.checkpoints.card import model_card
 from isthmus.checkpoints.native import CARD, MARKER, WEIGHTS, read_provenance, write_bridge
 from isthmus.quickstart import score
@@ -62,7 +62,7 @@ def test_scores_that_were_stopped_are_not_done(tmp_path):
 
 def test_the_ranking_is_one_that_a_folder_can_hold_and_was_chosen_on_the_development_artist():
     ranking = load_ranking()
-    order = Ranked.of({"ranking": ranking})
+    order = ChosenRanking.of({"ranking": ranking})
     assert (order.ranking.weight, order.ranking.rule, order.ranking.shortlist) == (ranking["weight"], "log_odds", 16)
     assert order.chosen_on == load_split().development_artist
 

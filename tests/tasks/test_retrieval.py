@@ -146,9 +146,9 @@ def test_embedding_keeps_the_sources_order_and_every_caption(monkeypatch):
     source = Captioned([("abc", "a"), ("b",), ("  a ",), ("abcdef", "c", "d")], ["x", "y", "y", "z"])
     found = embed(bridge, parts, source, tokenize=tokenize, device=torch.device("cpu"))
     states = bridge.qformer.encode_image(whole.vision).states
-    assert torch.allclose(found.images, bridge.image_features(states).float(), atol=1e-6)
+    assert torch.allclose(found.images, bridge.image_embeddings(states).float(), atol=1e-6)
     assert found.captions == ("abc", "a", "b", "a", "abcdef", "c", "d")
-    slow = [bridge.text_features(bridge.qformer.encode_text(tokenize([caption])))[0] for caption in found.captions]
+    slow = [bridge.text_embeddings(bridge.qformer.encode_text(tokenize([caption])))[0] for caption in found.captions]
     assert torch.allclose(found.texts, torch.stack(slow).float(), atol=1e-6)
     assert found.owner.tolist() == [0, 0, 1, 2, 3, 3, 3]
     assert found.same()[0].tolist() == [True, True, False, True, False, False, False]

@@ -23,7 +23,7 @@ from isthmus.data.loader import (
 )
 from isthmus.data.mixture import Mixture, Part
 from isthmus.data.sampler import CounterSampler
-from isthmus.data.screen import unreadable
+from isthmus.data.screen import verdicts
 from isthmus.data.sidecar import SidecarFolder
 from isthmus.data.split import split_by_picture
 from isthmus.data.table import HUB, Columns, TableSource
@@ -143,7 +143,7 @@ class Looks:
 
     def _readable(self, source: Source) -> list[bool]:
         readable = []
-        for verdict in unreadable(pictures(source), self.workers):
+        for verdict in verdicts(pictures(source), self.workers):
             readable.append(verdict is None)
             if distributed.rank() == 0:
                 self.broken.met(1, [verdict] if verdict else [])

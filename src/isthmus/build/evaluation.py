@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from isthmus.build.chosen_ranking import ChosenRanking
 from isthmus.build.data import Looks, held_out_loader
-from isthmus.build.order import Order
 from isthmus.build.precision import Compute
 from isthmus.config.run import RunConfig
 from isthmus.data.loader import Look
@@ -17,7 +17,7 @@ from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import Batch, Source
-from isthmus.tasks.caption import Captioner, caption_all
+from isthmus.tasks.caption import PatchCaptioner, caption_all
 from isthmus.tasks.coco import Metric
 from isthmus.tasks.figures import caption_figures, coco_figures, itc_figures, reranked_figures, weight_grid
 from isthmus.tasks.kept import Kept
@@ -37,7 +37,7 @@ def longest_trained(config: RunConfig) -> Decoding:
 class Evaluation:
     """The scorer of one bridge on one source.
 
-    Without an `order` ITM looks at no shortlist: cheap enough to be repeated while training.
+    Without a `chosen` re-ranking ITM looks at no shortlist: cheap enough to be repeated while training.
     """
 
     source: Source
@@ -46,7 +46,7 @@ class Evaluation:
     tokenizer: QFormerTokenizer
     compute: Compute
     seed: int
-    order: Order | None = None
+    chosen: ChosenRanking | None = None
     decoding: Decoding = field(default_factory=Decoding)
 
     def batches(self) -> Iterable[Batch]:
@@ -71,7 +71,7 @@ class Evaluation:
             embedded = self.embed(stage.bridge, batches)
             captioner = partial(caption_by_qformer, stage.bridge, self.tokenizer, decoding=self.decoding)
             figures = _joined(itc_figures(embedded, seed=self.seed), self._captions(captioner, batches, metrics))
-            if self.order is None and choose_on is None:
+            if self.chosen is None and choose_on is None:
                 return figures
             return _joined(figures, self._reranked(stage.bridge, batches, embedded, choose_on))
 
@@ -84,20 +84,22 @@ class Evaluation:
         self, bridge: Bridge, batches: Iterable[Batch], embedded: Embedded, choose_on: str | None
     ) -> dict[str, Any]:
         """Retrieval after ITM's look at the shortlists, and by which ranking."""
-        order = self.order or Order()
+        chosen = self.chosen or ChosenRanking()
         patches = (batch.vision.to(self.compute.device) for batch in batches)
-        shortlists = match_shortlists(bridge, patches, embedded, size=order.ranking.shortlist)
+        shortlists = match_shortlists(bridge, patches, embedded, size=chosen.ranking.shortlist)
         grid = None
         if choose_on is not None:
-            grid = weight_grid(embedded, shortlists, order.ranking)
+            grid = weight_grid(embedded, shortlists, chosen.ranking)
             weight = choose_weight({weight: both["text_to_image"] for weight, both in grid.items()})
-            order = Order(replace(order.ranking, weight=weight, rule="log_odds"), choose_on)
-        ranking = order.as_json()
+            chosen = ChosenRanking(replace(chosen.ranking, weight=weight, rule="log_odds"), choose_on)
+        ranking = chosen.as_json()
         if grid is not None:
             ranking["grid"] = [{"weight": weight, **both} for weight, both in grid.items()]
-        return {**reranked_figures(embedded, shortlists, order.ranking, seed=self.seed), "ranking": ranking}
+        return {**reranked_figures(embedded, shortlists, chosen.ranking, seed=self.seed), "ranking": ranking}
 
-    def _captions(self, captioner: Captioner, batches: Iterable[Batch], metrics: Sequence[Metric]) -> dict[str, Any]:
+    def _captions(
+        self, captioner: PatchCaptioner, batches: Iterable[Batch], metrics: Sequence[Metric]
+    ) -> dict[str, Any]:
         captions = caption_all(captioner, batches, self.source, device=self.compute.device)
         figures = caption_figures(captions, seed=self.seed)
         return {**figures, "coco": coco_figures(captions, metrics)} if metrics else figures

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.build.bridge import load_bridge
+from isthmus.build.chosen_ranking import ChosenRanking
 from isthmus.build.data import open_held_out, open_looks
 from isthmus.build.evaluation import Evaluation, longest_trained
 from isthmus.build.folders import one_bridge
-from isthmus.build.order import Order
 from isthmus.build.workshop import Workshop, check_tower, open_workshop
 from isthmus.checkpoints.native import read_bridge, update_provenance
 from isthmus.config.data import SourceConfig
@@ -58,10 +58,22 @@ class LoadedRun:
         Raises `AbsentPartError` for a bridge of stage 2, which has nothing to re-rank with.
         """
         self._need_heads()
-        before = self.evaluation.order or Order()
-        order = replace(before, ranking=replace(before.ranking, rule=rule))
-        update_provenance(self.folder, {"ranking": order.as_json()})
-        return replace(self, evaluation=replace(self.evaluation, order=order))
+        before = self.evaluation.chosen or ChosenRanking()
+        chosen = replace(before, ranking=replace(before.ranking, rule=rule))
+        update_provenance(self.folder, {"ranking": chosen.as_json()})
+        return replace(self, evaluation=replace(self.evaluation, chosen=chosen))
+
+    def captioned_by(self, num_beams: int, max_new_tokens: int | None) -> "LoadedRun":
+        """Give the same run with captions searched by beams; None leaves their length as it was trained.
+
+        Raises `ConfigError` for beams in stage 1, whose Q-Former writes without.
+        """
+        if num_beams > 1 and isinstance(self.stage, Stage1):
+            raise ConfigError(f"{self.folder} is of stage 1, whose Q-Former writes without beams: leave num_beams at 1")
+        before = self.evaluation.decoding
+        longest = before.max_new_tokens if max_new_tokens is None else max_new_tokens
+        decoding = replace(before, num_beams=num_beams, max_new_tokens=longest)
+        return replace(self, evaluation=replace(self.evaluation, decoding=decoding))
 
     def _need_heads(self) -> None:
         if isinstance(self.stage, Stage2):
@@ -115,9 +127,9 @@ def load_run(
     stage = _stage(file, config, tokenizer, workshop)
     looks = open_looks(config, workshop.encoder, [source], workshop.compute, progress=progress)
     source = looks.usable(source, training=False)
-    look, order = looks(source, seed=None), Order.of(file.provenance)
+    look, chosen = looks(source, seed=None), ChosenRanking.of(file.provenance)
     evaluation = Evaluation(
-        source, looks, look, tokenizer, workshop.compute, config.seed, order, longest_trained(config)
+        source, looks, look, tokenizer, workshop.compute, config.seed, chosen, longest_trained(config)
     )
     return LoadedRun(stage, evaluation, config, file.provenance, place)
 

@@ -15,7 +15,7 @@ from isthmus.build.precision import Compute, choose_compute, native_bf16
 from isthmus.build.towers import build_encoder, build_llm
 from isthmus.build.workshop import check_tower, identify
 from isthmus.checkpoints.card import model_card
-from isthmus.checkpoints.native import CONFIG, check_place, read_bridge, write_bridge
+from isthmus.checkpoints.native import CONFIG, check_model_place, read_bridge, write_bridge
 from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.config.stages import STAGES
 from isthmus.errors import CheckpointError, ConfigError, TowerError
@@ -107,7 +107,7 @@ def save_bridges(bridges: Mapping[int, LoadedBridge], folder: Path, *, licence: 
     if len(bridges) > 1 and (bridge_folder(folder) / CONFIG).exists():
         raise CheckpointError(f"{folder} holds a bridge of its own, which those of two stages would hide behind")
     for place in places.values():
-        check_place(place)
+        check_model_place(place)
     for stage, loaded in bridges.items():
         tensors = {name: tensor.cpu() for name, tensor in loaded.bridge.state_dict().items()}
         provenance = loaded.provenance if licence is None else {**loaded.provenance, "licence": licence}

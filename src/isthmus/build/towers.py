@@ -26,7 +26,7 @@ from isthmus.vision.transformers_encoder import TransformersEncoder
 
 
 @dataclass(frozen=True)
-class Place:
+class TowerPlace:
     """Where an address leads: a path on this machine, or a name on the Hub with a revision."""
 
     path: Path | None
@@ -39,7 +39,7 @@ class Place:
         return str(self.path) if self.path is not None else str(self.hub_name)
 
 
-def resolve(address: str) -> Place:
+def resolve(address: str) -> TowerPlace:
     """Find an address; raises `ConfigError` for one of no known form, `TowerError` where nothing is there."""
     kind, colon, rest = address.partition(":")
     if not colon or not rest or kind not in ("hub", "folder", "file", "package"):
@@ -48,11 +48,11 @@ def resolve(address: str) -> Place:
         )
     if kind == "hub":
         name, _, revision = rest.partition("@")
-        return Place(None, name, revision or None)
+        return TowerPlace(None, name, revision or None)
     path = _in_package(rest, address) if kind == "package" else Path(rest).expanduser()
     if not path.exists() or (kind == "folder" and not path.is_dir()) or (kind == "file" and not path.is_file()):
         raise TowerError(f"{address}: there is no such {'folder' if kind == 'folder' else 'file'} at {path}")
-    return Place(path)
+    return TowerPlace(path)
 
 
 def _in_package(rest: str, address: str) -> Path:
@@ -85,7 +85,7 @@ def build_encoder(config: EncoderConfig, compute: Compute) -> Encoder:
     return encoder.to(device=compute.device, dtype=compute.dtype)
 
 
-def _timm(config: EncoderConfig, place: Place | None) -> Encoder:
+def _timm(config: EncoderConfig, place: TowerPlace | None) -> Encoder:
     path = None if place is None else place.path
     on_hub = place is not None and path is None
     name = f"hf-hub:{str(config.weights).removeprefix('hub:')}" if on_hub else config.name

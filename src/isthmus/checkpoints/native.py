@@ -29,7 +29,7 @@ FORMAT = 1
 CONFIG, WEIGHTS, MARKER, CARD = "config.json", "model.safetensors", "complete", "README.md"
 
 
-def check_place(folder: Path) -> None:
+def check_model_place(folder: Path) -> None:
     """Raise `CheckpointError` where a place holds something that is no model folder, so that nothing is lost."""
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is no model folder; choose another place")
@@ -49,7 +49,7 @@ def write_bridge(
     Raises `CheckpointError` when the place cannot be written or holds something that is no model folder.
     """
     _recover(folder)
-    check_place(folder)
+    check_model_place(folder)
     with _replacement(folder) as scratch:
         content = {"format_version": FORMAT, "sizes": asdict(file.sizes), "provenance": file.provenance}
         _write_json(scratch / CONFIG, content)

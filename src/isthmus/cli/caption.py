@@ -16,7 +16,7 @@ from isthmus.data.text import normalise
 from isthmus.errors import ConfigError
 from isthmus.language.llm import Decoding
 from isthmus.predictor import Predictor
-from isthmus.tasks.folder import Captioner, Found, Outcome, Picture, caption_pictures, find_pictures
+from isthmus.tasks.folder import Found, Outcome, Picture, PictureCaptioner, caption_pictures, find_pictures
 from isthmus.tasks.output import CaptionFile, Existing, SideCars
 from isthmus.train.tracking import StoreProgress
 
@@ -124,7 +124,7 @@ def _look_at_model(loading: Loading, asked: Asked) -> None:
     check_towers(found[need.stage], loading.moved)
 
 
-def _captioner(loading: Loading, asked: Asked) -> Captioner:
+def _captioner(loading: Loading, asked: Asked) -> PictureCaptioner:
     """The call that captions; the model is loaded when the first picture is there, so never for nothing."""
 
     @cache

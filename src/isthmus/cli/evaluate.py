@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -19,25 +20,29 @@ from isthmus.train.tracking import StoreProgress
 SCORES = "evaluation.json"
 
 
-def run_evaluate(
-    folder: Path,
-    overrides: list[str],
-    *,
-    choose_ranking: bool = False,
-    rule: Rule | None = None,
-    metrics: Sequence[str] = (),
-    as_json: bool = False,
-) -> None:
-    """Score a run's bridge and write `evaluation.json` beside it; `coco` stands for all three of its metrics."""
+@dataclass(frozen=True)
+class Asked:
+    """What a run is scored by; `coco` among the metrics stands for all three, None leaves what is stored or trained."""
+
+    choose_ranking: bool = False
+    rule: Rule | None = None
+    metrics: Sequence[str] = ()
+    num_beams: int = 1
+    max_new_tokens: int | None = None
+
+
+def run_evaluate(folder: Path, overrides: list[str], asked: Asked, *, as_json: bool = False) -> None:
+    """Score a run's bridge and write `evaluation.json` beside it."""
     quiet_libraries()
-    if choose_ranking and rule == "original":
+    if asked.choose_ranking and asked.rule == "original":
         raise ConfigError("--choose-ranking chooses the weight of log_odds, and --ranking original has none; give one")
     check_place(folder / SCORES)
     with StoreProgress() as progress:
         run = load_run(folder, parse_overrides(overrides), progress=progress)
-    run = run if rule is None else run.ranked_by(rule)
-    asked = [metric for metric in METRICS if metric in metrics or "coco" in metrics]
-    figures = run.choose_ranking(metrics=asked) if choose_ranking else run.evaluate(metrics=asked)
+    run = run.captioned_by(asked.num_beams, asked.max_new_tokens)
+    run = run if asked.rule is None else run.ranked_by(asked.rule)
+    metrics = [metric for metric in METRICS if metric in asked.metrics or "coco" in asked.metrics]
+    figures = run.choose_ranking(metrics=metrics) if asked.choose_ranking else run.evaluate(metrics=metrics)
     content = json.dumps(evaluation_record(run, figures), indent=2, ensure_ascii=False)
     if as_json:
         typer.echo(content)

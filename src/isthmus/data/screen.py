@@ -22,7 +22,7 @@ def why_unreadable(picture: Path | PictureBytes) -> Bad | None:
     return None
 
 
-def unreadable(images: Sequence[Path | PictureBytes], workers: Workers) -> Iterator[Bad | None]:
+def verdicts(images: Sequence[Path | PictureBytes], workers: Workers) -> Iterator[Bad | None]:
     """Try to read every picture in worker processes; what is wrong with each, in order, or None."""
     yield from DataLoader(
         _Verdicts(images),

@@ -40,12 +40,12 @@ class Bridge(nn.Module):
         self.heads = None if sizes.shared_width is None else Heads(sizes.width, sizes.shared_width)
         self.projection = None if sizes.language_width is None else nn.Linear(sizes.width, sizes.language_width)
 
-    def image_features(self, states: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q E"]:
-        """ITC's features of images, one L2-normalised row per query (BLIP-2 §3.2)."""
+    def image_embeddings(self, states: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q E"]:
+        """ITC's embeddings of images, one L2-normalised row per query (BLIP-2 §3.2)."""
         return F.normalize(self.need_heads().image(states), dim=-1)
 
-    def text_features(self, states: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
-        """ITC's features of texts from their [CLS] states, L2-normalised (BLIP-2 §3.2)."""
+    def text_embeddings(self, states: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        """ITC's embeddings of texts from their [CLS] states, L2-normalised (BLIP-2 §3.2)."""
         return F.normalize(self.need_heads().text(states), dim=-1)
 
     def match_logits(self, states: Float[Tensor, "B Q D"]) -> Float[Tensor, "B 2"]:

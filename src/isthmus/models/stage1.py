@@ -100,8 +100,8 @@ class Stage1(nn.Module):
         exact = self.options.gather == "exact"
         with torch.autocast(cls.device.type, enabled=False):
             precise = torch.promote_types(cls.dtype, torch.float32)
-            image = self.bridge.image_features(queries.to(precise))
-            text = self.bridge.text_features(cls.to(precise))
+            image = self.bridge.image_embeddings(queries.to(precise))
+            text = self.bridge.text_embeddings(cls.to(precise))
             all_image, all_text = distributed.gather(image, exact=exact), distributed.gather(text, exact=exact)
             return Contrast(image_to_text(image, all_text), text_to_image(text, all_image), self._same(identity))
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from isthmus.build.chosen_ranking import ChosenRanking
 from isthmus.build.going_on import weights_sum
 from isthmus.build.load import LoadedRun, load_run
-from isthmus.build.order import Order
 from isthmus.build.workshop import Workshop
 from isthmus.checkpoints.native import update_provenance
 from isthmus.config.data import SourceConfig
@@ -147,5 +147,5 @@ def _with_ranking(loaded: LoadedRun) -> LoadedRun:
     ranking = load_ranking()
     if loaded.provenance.get("ranking") != ranking:
         update_provenance(loaded.folder, {"ranking": ranking})
-    order = Order.of({"ranking": ranking})
-    return replace(loaded, evaluation=replace(loaded.evaluation, order=order))
+    chosen = ChosenRanking.of({"ranking": ranking})
+    return replace(loaded, evaluation=replace(loaded.evaluation, chosen=chosen))

@@ -13,7 +13,7 @@ from isthmus.data.text import normalise
 from isthmus.fingerprint import text_identity
 from isthmus.records import Batch, Source
 
-Captioner = Callable[[Float[Tensor, "B P V"]], list[str]]
+PatchCaptioner = Callable[[Float[Tensor, "B P V"]], list[str]]
 """Patches → one caption each."""
 
 NORMALISER = 1
@@ -33,7 +33,7 @@ class Caption:
 
 
 def caption_all(
-    captioner: Captioner, batches: Iterable[Batch], source: Source, *, device: torch.device
+    captioner: PatchCaptioner, batches: Iterable[Batch], source: Source, *, device: torch.device
 ) -> list[Caption]:
     """Caption every picture, in the source's order."""
     captions: list[Caption] = []

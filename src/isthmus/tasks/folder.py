@@ -20,7 +20,7 @@ from isthmus.data.image import SUFFIXES, open_image
 from isthmus.data.place import files_below, kind_at
 from isthmus.errors import DataError
 
-Captioner = Callable[[Iterator[Image.Image]], list[str]]
+PictureCaptioner = Callable[[Iterator[Image.Image]], list[str]]
 """Pictures, to be gone through once → one caption each."""
 
 _THREADS = 4
@@ -60,7 +60,7 @@ class Outcome:
 
 
 @runtime_checkable
-class Place(Protocol):
+class CaptionPlace(Protocol):
     """Where captions go."""
 
     def done(self, picture: Picture) -> bool:
@@ -108,8 +108,8 @@ def location(path: Path) -> Path:
 
 def caption_pictures(
     pictures: Sequence[Picture],
-    place: Place,
-    captioner: Captioner,
+    place: CaptionPlace,
+    captioner: PictureCaptioner,
     *,
     batch_size: int,
     progress: Callable[[int, int], object],

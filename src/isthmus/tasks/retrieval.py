@@ -100,7 +100,7 @@ def embed(
             captions.extend(normalise(caption) for caption in example.captions)
             owner.extend([picture] * len(example.captions))
             named.extend([text_identity(example.image_id)] * len(example.captions))
-        images.append(_precisely(bridge.image_features, states))
+        images.append(_precisely(bridge.image_embeddings, states))
     words = tokenize(captions)
     return Embedded(
         images=torch.cat(images),
@@ -116,14 +116,14 @@ def _embed_texts(bridge: Bridge, words: Text, device: torch.device) -> Float[Ten
     """Encode texts of like length together, so that little padding is computed; in the order they came in."""
     order = words.mask.sum(dim=1).argsort(stable=True)
     pieces = [words.select(rows).trimmed().to(device) for rows in torch.split(order, _TEXTS)]
-    encoded = [_precisely(bridge.text_features, bridge.qformer.encode_text(piece)) for piece in pieces]
+    encoded = [_precisely(bridge.text_embeddings, bridge.qformer.encode_text(piece)) for piece in pieces]
     return torch.cat(encoded)[order.argsort()]
 
 
-def _precisely(features: Callable[[Tensor], Tensor], states: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Features in fp32, on the host: bf16's steps would make ties, and are large over a small temperature."""
+def _precisely(embed: Callable[[Tensor], Tensor], states: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Embeddings in fp32, on the host: bf16's steps would make ties, and are large over a small temperature."""
     with torch.autocast(states.device.type, enabled=False):
-        return features(states.to(torch.promote_types(states.dtype, torch.float32))).float().cpu()
+        return embed(states.to(torch.promote_types(states.dtype, torch.float32))).float().cpu()
 
 
 def ranks(similarity: Float[Tensor, "R C"], right: Bool[Tensor, "R C"]) -> Int[Tensor, " R"]:

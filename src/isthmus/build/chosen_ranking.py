@@ -8,7 +8,7 @@ from isthmus.models.ranking import Ranking
 
 
 @dataclass(frozen=True)
-class Order:
+class ChosenRanking:
     """A re-ranking; `chosen_on` names the pictures that its weight was chosen on.
 
     None: nobody chose it, it is the default.
@@ -18,11 +18,11 @@ class Order:
     chosen_on: str | None = None
 
     @staticmethod
-    def of(provenance: Mapping[str, Any]) -> "Order":
+    def of(provenance: Mapping[str, Any]) -> "ChosenRanking":
         """What a model folder says, or the default in all that it does not say."""
         stored, default = provenance.get("ranking") or {}, Ranking()
         weight, rule = float(stored.get("weight", default.weight)), stored.get("rule", default.rule)
-        return Order(Ranking(weight, rule, stored.get("shortlist", default.shortlist)), stored.get("chosen_on"))
+        return ChosenRanking(Ranking(weight, rule, stored.get("shortlist", default.shortlist)), stored.get("chosen_on"))
 
     def as_json(self) -> dict[str, Any]:
         """What `of` reads under `ranking`."""
