@@ -19,6 +19,7 @@ from isthmus import distributed
 from isthmus.build.bridge import BRIDGE, BuiltBridge
 from isthmus.build.data import Looks, drawn_rows, open_looks, open_sources, training_loader
 from isthmus.build.evaluation import Evaluation, longest_trained
+from isthmus.build.mirroring import warn_of_sides
 from isthmus.build.precision import Compute, choose_compute
 from isthmus.build.stages import build_stage1, build_stage2, learning_rates, start_projection, starts_projection
 from isthmus.build.workshop import Tower, Workshop, open_workshop
@@ -111,6 +112,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     _check_output(config)
     accelerator = _accelerator(config)
     sources = open_sources(config)
+    warn_of_sides(sources.train, config.features)
     workshop = workshop or open_workshop(config)
     compute, towers = workshop.compute, {"encoder": workshop.tower}
     set_seed(config.seed)
