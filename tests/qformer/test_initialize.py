@@ -159,6 +159,16 @@ def test_the_tokenizer_cuts_right_pads_and_knows_dec(folder):
     assert tokenizer.decode(text.ids[1]) == "a"
 
 
+@pytest.mark.parametrize("name", ["[SEP]", "[PAD]", "[CLS]", "[DEC]", "[MASK]", "[UNK]"])
+def test_a_special_token_that_a_caption_spells_out_is_text(folder, name):
+    tokenizer = QFormerTokenizer(folder)
+    special = {*tokenizer.inner.all_special_ids} - {tokenizer.inner.unk_token_id}
+    (ids,) = tokenizer([f"a {name} red"]).ids.tolist()
+    assert (ids[0], ids[-1]) == (tokenizer.cls, tokenizer.sep)
+    assert not special & {*ids[1:-1]} and len(ids) >= 5
+    assert torch.equal(tokenizer(["a red"]).ids[0, 1:3], torch.tensor(ids)[[1, -2]])
+
+
 def test_a_saved_tokenizer_is_the_same(folder, tmp_path):
     tokenizer = QFormerTokenizer(folder)
     tokenizer.save(tmp_path)

@@ -52,8 +52,10 @@ class QFormerTokenizer:
         return int(self.inner.sep_token_id)
 
     def __call__(self, texts: Sequence[str]) -> Text:
-        """Tokenize texts, padded to the longest."""
-        rows = self.inner(list(texts), truncation=True, max_length=self.max_tokens, padding=False)["input_ids"]
+        """Tokenize texts, padded to the longest; a "[SEP]" that somebody wrote in one is text, and ends nothing."""
+        rows = self.inner(
+            list(texts), truncation=True, max_length=self.max_tokens, padding=False, split_special_tokens=True
+        )["input_ids"]
         width = max(len(row) for row in rows)
         ids = torch.full((len(rows), width), int(self.inner.pad_token_id))
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
