@@ -20,6 +20,7 @@ from transformers.utils import logging
 from isthmus.errors import ConfigError, TowerError
 
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+_MISPLACED = (*_UNREADABLE, TypeError, AttributeError)  # what transformers makes of a device_map of a wrong type
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def load_language_model(
                 device_map=device_map,
                 output_loading_info=True,
             )
-    except _UNREADABLE as error:
+    except (_UNREADABLE if device_map is None else _MISPLACED) as error:
         raise (_not_loaded(name) if device_map is None else _not_placed(name, device_map, error)) from error
     check_whole(report, f"language model {str(name)!r}")
     return model, tokenizer
