@@ -62,6 +62,7 @@ def load_language_model(
     `device_map` places the model as it is loaded, in transformers' words.
     Raises TowerError where the model is not found, or has no weights for a part; ConfigError where it cannot be placed.
     """
+    expected = _UNREADABLE if device_map is None else _MISPLACED
     kind = model_class(encoder_decoder=is_encoder_decoder(name, revision=revision))
     try:
         with without_bars():
@@ -74,7 +75,7 @@ def load_language_model(
                 device_map=device_map,
                 output_loading_info=True,
             )
-    except (_UNREADABLE if device_map is None else _MISPLACED) as error:
+    except expected as error:
         raise (_not_loaded(name) if device_map is None else _not_placed(name, device_map, error)) from error
     check_whole(report, f"language model {str(name)!r}")
     return model, tokenizer
