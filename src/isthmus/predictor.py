@@ -28,7 +28,7 @@ from isthmus.images import Images, as_pictures, is_one, with_encoded
 from isthmus.language.llm import Decoding
 from isthmus.models.bridge import Bridge
 from isthmus.models.generate import caption_by_qformer
-from isthmus.models.ranking import combine
+from isthmus.models.ranking import combine, itc_part
 from isthmus.objectives.itc import image_to_text
 from isthmus.records import Text
 
@@ -145,10 +145,9 @@ class Predictor:
                 if itm:
                     logits.append(part.pair_logits(bridge, tokens, batch_size=batch_size).cpu())
             cosines.append(image_to_text(embeddings, words).cpu())  # not under autocast: cosines are fp32
-        temperature = float(bridge.need_heads().temperature)
-        itc = torch.cat(cosines)
+        temperature, itc = bridge.need_heads().known_temperature, torch.cat(cosines)
         if not itm:
-            return Matches(itc, None, itc if ranking.rule == "original" else itc / temperature)
+            return Matches(itc, None, itc_part(itc, temperature=temperature, ranking=ranking))
         pairs = torch.cat(logits)
         score = combine(itc, pairs, temperature=temperature, ranking=ranking)
         return Matches(itc, pairs.softmax(-1)[..., 1], score)

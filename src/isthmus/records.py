@@ -159,9 +159,10 @@ class Step:
 class BridgeSizes:
     """Every size of a bridge; saved with it and enough to build it again.
 
-    `text` says whether the text half (word and position embeddings, text feed-forwards, LM head) is there;
-    `shared_width` is E of ITC (None: no ITC and ITM heads); `language_width` is L of the projection (None:
-    no projection). `patch_norm_eps` is the eps of the LayerNorm on the patches, kept as imported.
+    `text` says whether the text half (word and position embeddings, text feed-forwards) is there, and `lm_head`
+    whether it has its LM head; `shared_width` is E of ITC (None: no ITC and ITM heads), and `temperature` says whether
+    the heads have theirs; `language_width` is L of the projection (None: no projection). `patch_norm_eps` is the eps
+    of the LayerNorm on the patches, kept as imported. What another library's file has no place for is absent here.
     """
 
     vision_width: int
@@ -178,6 +179,12 @@ class BridgeSizes:
     text: bool = True
     shared_width: int | None = 256
     language_width: int | None = None
+    lm_head: bool = True
+    temperature: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lm_head", self.lm_head and self.text)
+        object.__setattr__(self, "temperature", self.temperature and self.shared_width is not None)
 
 
 @dataclass(frozen=True)

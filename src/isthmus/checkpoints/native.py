@@ -148,10 +148,10 @@ def _sums(marker: Path) -> dict[str, Any]:
 
 
 def _sizes(content: dict[str, Any], folder: Path) -> BridgeSizes:
+    """The sizes; those that are younger than the folder are at their defaults, which is what it was made with."""
     known = {field.name for field in fields(BridgeSizes)}
-    if set(content) != known:
-        names = ", ".join(sorted(set(content) ^ known))
-        raise CheckpointError(f"{folder / CONFIG} has other sizes than this isthmus knows: {names}")
+    if names := sorted(set(content) - known | {"vision_width"} - set(content)):
+        raise CheckpointError(f"{folder / CONFIG} has other sizes than this isthmus knows: {', '.join(names)}")
     return BridgeSizes(**content)
 
 

@@ -12,22 +12,37 @@ from isthmus.records import BridgeSizes
 
 START_TEMPERATURE = 0.07
 TEMPERATURE_RANGE = (0.001, 0.5)
+NO_TEMPERATURE = (
+    "this bridge has no temperature, as weights of transformers have none: train it on with init.temperature=0.07, or "
+    "rank by the original's sum, which needs none"
+)
 
 
 class Heads(nn.Module):
-    """The projections of ITC into the shared embedding, ITM's two-way head, and the learned temperature."""
+    """The projections of ITC into the shared embedding, ITM's two-way head, and the learned temperature, if any."""
 
-    def __init__(self, width: int, shared_width: int) -> None:
+    def __init__(self, width: int, shared_width: int, *, temperature: bool = True) -> None:
         super().__init__()
         self.image = nn.Linear(width, shared_width)
         self.text = nn.Linear(width, shared_width)
         self.match = nn.Linear(width, 2)
-        self.temperature = nn.Parameter(torch.tensor(START_TEMPERATURE))
+        self.temperature = nn.Parameter(torch.tensor(START_TEMPERATURE)) if temperature else None
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """Hold the temperature in the range that BLIP-1 uses; BLIP-2's code dropped it."""
-        self.temperature.clamp_(*TEMPERATURE_RANGE)
+        self.need_temperature().clamp_(*TEMPERATURE_RANGE)
+
+    @property
+    def known_temperature(self) -> float | None:
+        """The temperature's value on the host, or None where it is absent."""
+        return None if self.temperature is None else float(self.temperature)
+
+    def need_temperature(self) -> nn.Parameter:
+        """The temperature of ITC; raises `AbsentPartError` where it is absent."""
+        if self.temperature is None:
+            raise AbsentPartError(NO_TEMPERATURE)
+        return self.temperature
 
 
 class Bridge(nn.Module):
@@ -37,7 +52,11 @@ class Bridge(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.qformer = QFormer(sizes, dropouts)
-        self.heads = None if sizes.shared_width is None else Heads(sizes.width, sizes.shared_width)
+        self.heads = (
+            None
+            if sizes.shared_width is None
+            else Heads(sizes.width, sizes.shared_width, temperature=sizes.temperature)
+        )
         self.projection = None if sizes.language_width is None else nn.Linear(sizes.width, sizes.language_width)
 
     def image_embeddings(self, states: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q E"]:

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from isthmus.models.bridge import Bridge
+from isthmus.errors import AbsentPartError
+from isthmus.models.bridge import NO_TEMPERATURE, Bridge
 from isthmus.qformer.memory import Memory
 from isthmus.records import Text
 
@@ -40,12 +41,28 @@ def match_logits(bridge: Bridge, memory: Memory, texts: Text) -> Float[Tensor, "
 
 
 def combine(
-    cosine: Float[Tensor, "..."], itm_logits: Float[Tensor, "... 2"], *, temperature: float, ranking: Ranking
+    cosine: Float[Tensor, "..."], itm_logits: Float[Tensor, "... 2"], *, temperature: float | None, ranking: Ranking
 ) -> Float[Tensor, "..."]:
-    """One score of pairs from ITC's cosine and ITM's logits (0: no match, 1: match), by the ranking's rule."""
+    """One score of pairs from ITC's cosine and ITM's logits (0: no match, 1: match), by the ranking's rule.
+
+    Raises `AbsentPartError` as `itc_part` does.
+    """
+    alone = itc_part(cosine, temperature=temperature, ranking=ranking)
     if ranking.rule == "original":
-        return cosine + itm_logits[..., 1]
-    return cosine / temperature + ranking.weight * (itm_logits[..., 1] - itm_logits[..., 0])
+        return alone + itm_logits[..., 1]
+    return alone + ranking.weight * (itm_logits[..., 1] - itm_logits[..., 0])
+
+
+def itc_part(cosine: Float[Tensor, "..."], *, temperature: float | None, ranking: Ranking) -> Float[Tensor, "..."]:
+    """What ITC alone adds to a score: the cosine over temperature, or as it is in the original's sum.
+
+    Raises `AbsentPartError` where the temperature is needed and the bridge has none.
+    """
+    if ranking.rule == "original":
+        return cosine
+    if temperature is None:
+        raise AbsentPartError(NO_TEMPERATURE)
+    return cosine / temperature
 
 
 def shortlist(cosine: Float[Tensor, "R C"], size: int) -> Int[Tensor, "R K"]:
@@ -58,7 +75,7 @@ def rerank(
     candidates: Int[Tensor, "R K"],
     itm_logits: Float[Tensor, "R K 2"],
     *,
-    temperature: float,
+    temperature: float | None,
     ranking: Ranking,
 ) -> Float[Tensor, "R C"]:
     """Scores (fp64) that put each row's shortlist in its new order, before all that is not on it.

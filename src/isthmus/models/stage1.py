@@ -65,20 +65,21 @@ class Stage1(nn.Module):
         """Compute the three losses of a batch of patches and texts, before division (BLIP-2 §3.2)."""
         bridge, options = self.bridge, self.options
         heads = bridge.need_heads()
+        temperature = heads.need_temperature()
         if options.clamp_temperature:
             heads.clamp_temperature()
 
         image = bridge.qformer.encode_image(batch.vision)
         text = bridge.qformer.encode_text(batch.text)
         contrast = self._contrast(image.states, text, batch.identity)
-        images, texts = self._negatives(contrast, heads.temperature, batch.index, step)
+        images, texts = self._negatives(contrast, temperature, batch.index, step)
         return Losses(
             {
                 "itc": itc(
                     contrast.image_text,
                     contrast.text_image,
                     same=contrast.same,
-                    temperature=heads.temperature,
+                    temperature=temperature,
                     smoothing=options.itc_smoothing,
                 ),
                 "itg": self._generate(batch.text, image.prefix),

@@ -168,7 +168,7 @@ def _normal(parameter: Tensor, generator: torch.Generator) -> None:
 def from_scratch(qformer: QFormer, *, seed: int) -> InitReport:
     """Start every tensor at random; the report says so."""
     draw_random(qformer, seed=seed, queries=qformer.queries)
-    if qformer.text is not None:
+    if qformer.text is not None and qformer.text.head is not None:
         nn.init.zeros_(qformer.text.head.bias)
     return InitReport(random=list(qformer.state_dict()))
 

@@ -4,11 +4,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isthmus.errors import AbsentPartError
 from isthmus.records import BridgeSizes
 
 
 class TextHalf(nn.Module):
-    """Word and position embeddings, and BERT's MLM head with its decoder tied to the word embeddings.
+    """Word and position embeddings, and BERT's MLM head with its decoder tied to the word embeddings, if it is there.
 
     The embeddings' LayerNorm is not here: the queries pass it too, so it stays when the text half is absent.
     """
@@ -17,7 +18,7 @@ class TextHalf(nn.Module):
         super().__init__()
         self.words = nn.Embedding(sizes.vocabulary, sizes.width)
         self.positions = nn.Embedding(sizes.positions, sizes.width)
-        self.head = LanguageHead(sizes)
+        self.head = LanguageHead(sizes) if sizes.lm_head else None
 
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Word plus position; positions start at 0 whatever stands before the text, as in the original."""
@@ -25,7 +26,12 @@ class TextHalf(nn.Module):
         return embedded
 
     def predict(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... W"]:
-        """Logits over the vocabulary (W) for the token after each state."""
+        """Logits over the vocabulary (W) for the token after each state; raises `AbsentPartError` without the head."""
+        if self.head is None:
+            raise AbsentPartError(
+                "this bridge has no LM head, so its Q-Former can neither write nor be trained by ITG; fill it by "
+                "init.lm_head, or use the folder of a stage-1 run"
+            )
         return F.linear(self.head(states), self.words.weight, self.head.bias)
 
 

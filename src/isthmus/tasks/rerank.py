@@ -20,7 +20,7 @@ class Shortlists:
 
     candidates: Mapping[Direction, Int[Tensor, "_ _"]]
     logits: Mapping[Direction, Float[Tensor, "_ _ 2"]]
-    temperature: float
+    temperature: float | None
 
     def places(self, embedded: Embedded, direction: Direction, rankings: Sequence[Ranking]) -> list[Int[Tensor, " N"]]:
         """The place of each query's best right candidate, from 1, after each of some re-rankings."""
@@ -52,7 +52,7 @@ def match_shortlists(
     logits = match_pairs(bridge, patches, embedded.words, once)[place]
     parts = torch.split(logits, [len(pair) for pair in pairs])
     shaped = {way: part.view(*candidates[way].shape, 2) for way, part in zip(DIRECTIONS, parts, strict=True)}
-    return Shortlists(candidates, shaped, float(bridge.need_heads().temperature))
+    return Shortlists(candidates, shaped, bridge.need_heads().known_temperature)
 
 
 def choose_weight(grid: Mapping[float, Mapping[str, float]]) -> float:
