@@ -31,7 +31,7 @@ def redraw(module, seed=0):
 def tiny_bridge(dropout=0.0, **sizes):
     bridge = Bridge(BridgeSizes(**{**SIZES, **sizes}), Dropouts(dropout, dropout, dropout)).double()
     redraw(bridge)
-    if bridge.heads is not None:
+    if bridge.heads is not None and bridge.heads.temperature is not None:
         bridge.heads.temperature.data.fill_(0.2)
     return bridge
 

@@ -36,7 +36,7 @@ class Heads(nn.Module):
     @property
     def known_temperature(self) -> float | None:
         """The temperature's value on the host, or None where it is absent."""
-        return None if self.temperature is None else float(self.temperature)
+        return None if self.temperature is None else self.temperature.item()
 
     def need_temperature(self) -> nn.Parameter:
         """The temperature of ITC; raises `AbsentPartError` where it is absent."""
