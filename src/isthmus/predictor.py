@@ -125,7 +125,8 @@ class Predictor:
                     prompts = [prompt] * len(part) if isinstance(prompt, str) else prompt and prompt[rows]
                     written += self._by_llm(loaded.bridge, part, how, prompts)
                 else:
-                    written += caption_by_qformer(loaded.bridge, loaded.tokenizer, part.patches.to(self.device), how)
+                    patches = part.patches.to(self.device)
+                    written += caption_by_qformer(loaded.bridge, loaded.need_tokenizer(), patches, how)
         return written[0] if is_one(images) else written
 
     def match(self, images: Images, texts: Texts, *, itm: bool = True, batch_size: int = 32) -> Matches:
@@ -218,11 +219,12 @@ class Predictor:
         return llm.generate(soft_prompt.to(next(llm.parameters()).device), how, prompts=prompts)
 
     def _tokens(self, loaded: LoadedBridge, texts: Texts) -> Text:
-        tokens, cut = read_texts(texts, loaded.tokenizer)
+        tokenizer = loaded.need_tokenizer()
+        tokens, cut = read_texts(texts, tokenizer)
         if cut and not self._warned:
             self._warned = True
             what = "1 text was" if cut == 1 else f"{cut} texts were"
-            _log.warning("%s cut to the %d tokens that the bridge reads", what, loaded.tokenizer.max_tokens)
+            _log.warning("%s cut to the %d tokens that the bridge reads", what, tokenizer.max_tokens)
         return tokens
 
 

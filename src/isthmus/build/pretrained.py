@@ -10,7 +10,16 @@ from typing import Any
 import torch
 
 from isthmus.build.bridge import bridge_folder, load_bridge
-from isthmus.build.folders import FoundBridge, Moved, Need, check_need, check_wanted_llm, find_bridges, tower_config
+from isthmus.build.folders import (
+    FoundBridge,
+    Moved,
+    Need,
+    check_need,
+    check_wanted_llm,
+    find_bridges,
+    one_bridge,
+    tower_config,
+)
 from isthmus.build.precision import Compute, choose_compute, native_bf16
 from isthmus.build.towers import build_encoder, build_llm
 from isthmus.build.workshop import check_tower, identify
@@ -18,7 +27,7 @@ from isthmus.checkpoints.card import model_card
 from isthmus.checkpoints.native import CONFIG, check_model_place, read_bridge, write_bridge
 from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.config.stages import STAGES
-from isthmus.errors import CheckpointError, ConfigError, TowerError
+from isthmus.errors import AbsentPartError, CheckpointError, ConfigError, TowerError
 from isthmus.frozen import freeze
 from isthmus.language.llm import FrozenLLM
 from isthmus.language.prompts import Prompt
@@ -52,10 +61,21 @@ class Wishes:
 
 @dataclass(frozen=True)
 class LoadedBridge(FoundBridge):
-    """One stage's bridge with all that its folder says; frozen and in evaluation mode."""
+    """One stage's bridge with all that its folder says; frozen and in evaluation mode.
+
+    Weights of others that read no texts come without a tokenizer.
+    """
 
     bridge: Bridge
-    tokenizer: QFormerTokenizer
+    tokenizer: QFormerTokenizer | None
+
+    def need_tokenizer(self) -> QFormerTokenizer:
+        """The tokenizer of what the Q-Former reads; raises `AbsentPartError` where the weights came without."""
+        if self.tokenizer is None:
+            raise AbsentPartError(
+                f"{self.folder} has no tokenizer of the Q-Former; convert the weights again with --tokenizer"
+            )
+        return self.tokenizer
 
 
 @dataclass(frozen=True)
@@ -98,6 +118,15 @@ def load_pretrained(folders: Sequence[Path], wishes: Wishes, *, only: Need | Non
     return Pretrained(compute, encoder, (known.fingerprint, known.hidden_layer), bridges, llm)
 
 
+def load_alone(folder: Path) -> LoadedBridge:
+    """Load the one bridge of a folder without its towers, in fp32 on the CPU.
+
+    Raises `CheckpointError` for what is no bridge, `ConfigError` for a folder of both stages.
+    """
+    (found,) = find_bridges([one_bridge(folder)]).values()
+    return _load(found.folder, read_bridge(found.folder), {}, choose_compute("cpu", "fp32"))
+
+
 def save_bridges(bridges: Mapping[int, LoadedBridge], folder: Path, *, licence: str | None) -> None:
     """Write one bridge as a folder, or those of both stages into `stage1` and `stage2` below it.
 
@@ -112,7 +141,8 @@ def save_bridges(bridges: Mapping[int, LoadedBridge], folder: Path, *, licence: 
         tensors = {name: tensor.cpu() for name, tensor in loaded.bridge.state_dict().items()}
         provenance = loaded.provenance if licence is None else {**loaded.provenance, "licence": licence}
         file = BridgeFile(loaded.bridge.sizes, tensors, provenance)
-        write_bridge(file, places[stage], save_tokenizer=loaded.tokenizer.save, card=model_card(provenance))
+        save = None if loaded.tokenizer is None else loaded.tokenizer.save
+        write_bridge(file, places[stage], save_tokenizer=save, card=model_card(provenance))
 
 
 def _compute(wishes: Wishes, provenances: Sequence[Mapping[str, Any]]) -> Compute:
@@ -148,7 +178,9 @@ def _load_llm(found: FoundBridge, file: BridgeFile, wishes: Wishes, compute: Com
 
 
 def _load(folder: Path, file: BridgeFile, moved: Mapping[str, tuple[str, str]], compute: Compute) -> LoadedBridge:
-    tokenizer = QFormerTokenizer(folder, max_tokens=file.provenance["config"]["bridge"]["max_tokens"])
+    longest = file.provenance["config"]["bridge"]["max_tokens"]
+    has_one = file.sizes.text or (folder / "tokenizer_config.json").is_file()
+    tokenizer = QFormerTokenizer(folder, max_tokens=longest) if has_one else None
     bridge = freeze(load_bridge(file)).to(compute.device)
     provenance = copy.deepcopy(file.provenance)
     for name, (weights, address) in moved.items():

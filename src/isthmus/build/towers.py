@@ -136,6 +136,7 @@ def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute, *, devic
         revision=place.revision,
         dtype=compute.dtype,
         attn_implementation="eager" if compute.device.type == "cpu" else None,
+        activation=config.activation,
         device_map=device_map,
     )
     settings: dict[str, Any] = {"address": config.weights, "max_tokens": config.max_tokens}

@@ -19,12 +19,13 @@ def model_card(provenance: Mapping[str, Any]) -> str:
     """Write the card of one bridge.
 
     Reads `stage`, `towers` (address, fingerprint, `licence` where known), `config` and `precision`, and what is there
-    of `licence`, `step`, `sources` (rows by source), `figures`, `scored_on` (names of the held-out sets, where the
-    config has none), `ranking`, `prompt`, `versions`, `processes` and `device`. What is not known is said to be
-    unknown, or left out.
+    of `licence`, `step`, `sources` (rows by source), `converted` (in place of data and training), `figures`,
+    `scored_on` (names of the held-out sets, where the config has none), `ranking`, `prompt`, `versions`, `processes`
+    and `device`. What is not known is said to be unknown, or left out.
     """
-    sections = (_front(provenance), _what(provenance), _how(provenance), _towers(provenance), _data(provenance))
-    lines = [line for section in (*sections, _training(provenance), _figures(provenance)) for line in section]
+    made = (_origin,) if "converted" in provenance else (_data, _training)
+    sections = (_front, _what, _how, towers_section, *made, _figures)
+    lines = [line for section in sections for line in section(provenance)]
     return "\n".join(lines) + "\n"
 
 
@@ -45,7 +46,8 @@ def _what(provenance: Mapping[str, Any]) -> Iterator[str]:
     stage = provenance["stage"]
     yield f"# A bridge of stage {stage}, between a frozen image encoder and language"
     yield ""
-    yield f"This folder holds the Q-Former of {_PAPER} and its heads, trained by isthmus; the frozen models that it"
+    trainer = "converted by isthmus" if "converted" in provenance else "trained by isthmus"
+    yield f"This folder holds the Q-Former of {_PAPER} and its heads, {trainer}; the frozen models that it"
     yield f"stands between are not in it. It {_ABILITIES[stage]}."
     yield ""
 
@@ -60,7 +62,8 @@ def _how(provenance: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def _towers(provenance: Mapping[str, Any]) -> Iterator[str]:
+def towers_section(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """The frozen models: where they lie, which they are, under which licence."""
     yield "## Frozen models"
     yield ""
     yield "They are found by address and accepted by fingerprint; one that moved is named by `encoder=` or `llm=`."
@@ -73,6 +76,18 @@ def _towers(provenance: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {name} | `{tower['address']}`{depth} | `{tower['fingerprint']}` | {tower.get('licence', 'unknown')} |"
     yield ""
     yield f"Licence of the bridge itself: {provenance.get('licence', 'unknown')}."
+    yield ""
+
+
+def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
+    converted = provenance["converted"]
+    yield "## Origin"
+    yield ""
+    yield f"Converted from `{converted['from']}`, read as {converted['layout']}; it was trained elsewhere."
+    if absent := converted["absent"]:
+        yield f"Absent, for that layout has no place for it: {', '.join(absent)}. What needs it is refused."
+    if prompt := provenance.get("prompt"):
+        yield f"Prompt: `{json.dumps(prompt)}`."
     yield ""
 
 

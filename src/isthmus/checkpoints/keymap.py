@@ -201,7 +201,7 @@ _LAVIS = {
 def lavis(projection: str | None) -> KeyTable:
     """The layout of LAVIS' files; the projection is called after the language model it leads into."""
     return KeyTable(
-        "LAVIS",
+        "LAVIS" if projection is None else f"LAVIS {projection}",
         _LAVIS if projection is None else {**_LAVIS, "projection": projection},
         "Qformer.bert.encoder.layer.{}.",
         inner="self",

@@ -18,13 +18,13 @@ from isthmus.checkpoints.keymap import HEAD_BIAS, TEMPERATURE, KeyTable, check_k
 from isthmus.errors import CheckpointError
 from isthmus.records import BridgeFile, BridgeSizes
 
-PROJECTIONS = {"opt_proj": "OPT", "t5_proj": "T5", "llm_proj": "Vicuna"}
+PROJECTIONS = ("opt_proj", "t5_proj", "llm_proj")
 HEAD_WIDTH, PATCH_NORM_EPS = 64, 1e-5
 _LAYERS, _WORDS = "Qformer.bert.encoder.layer.", "Qformer.bert.embeddings.word_embeddings.weight"
 
 
 def read_lavis(path: Path) -> BridgeFile:
-    """Read the bridge of a `.pth` file, in fp32; its provenance is still to be written.
+    """Read the bridge of a `.pth` file, in fp32; its provenance says no more than the layout.
 
     What a layout lacks is absent: heads and text half in a stage-2 file. A fine-tuned image encoder in the file is
     refused, as every key outside of the table is: raises `CheckpointError` naming them, or the file where it is
@@ -38,7 +38,7 @@ def read_lavis(path: Path) -> BridgeFile:
     tensors = {ours: to_bridge(ours, given[theirs]) for ours, theirs in wanted.items()}
     if TEMPERATURE in tensors:
         tensors[TEMPERATURE] = tensors[TEMPERATURE].reshape(())
-    return BridgeFile(sizes, tensors, {})
+    return BridgeFile(sizes, tensors, {"layout": table.name})
 
 
 def _tensors(path: Path) -> Mapping[str, Tensor]:

@@ -50,7 +50,7 @@ def write_bridge(
     """
     _recover(folder)
     check_model_place(folder)
-    with _replacement(folder) as scratch:
+    with replacement(folder) as scratch:
         content = {"format_version": FORMAT, "sizes": asdict(file.sizes), "provenance": file.provenance}
         _write_json(scratch / CONFIG, content)
         save_file({name: tensor.contiguous() for name, tensor in file.tensors.items()}, scratch / WEIGHTS)
@@ -72,7 +72,7 @@ def update_provenance(folder: Path, values: Mapping[str, Any]) -> None:
     sums, content = _sealed_config(folder)
     card, provenance = folder / CARD, {**content["provenance"], **values}
     ours = card.is_file() and card.read_text(encoding="utf-8") == model_card(content["provenance"])
-    with _replacement(folder) as scratch:
+    with replacement(folder) as scratch:
         for path in folder.iterdir():
             if path.name not in (CONFIG, MARKER):
                 shutil.copytree(path, scratch / path.name) if path.is_dir() else _link(path, scratch / path.name)
@@ -156,7 +156,7 @@ def _sizes(content: dict[str, Any], folder: Path) -> BridgeSizes:
 
 
 @contextmanager
-def _replacement(folder: Path) -> Iterator[Path]:
+def replacement(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder` that takes its place when the block ends well, and is gone when it does not."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -45,15 +45,6 @@ class ForeignFolder:
     sizes: BridgeSizes
 
 
-def is_transformers(folder: Path) -> bool:
-    """Whether a folder is one that transformers wrote."""
-    try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "model_type" in content
-
-
 def open_transformers(folder: Path) -> ForeignFolder:
     """Read the config of a folder; raises `CheckpointError` for one that is of another class, or names code to run."""
     try:
@@ -77,7 +68,7 @@ def open_transformers(folder: Path) -> ForeignFolder:
 
 
 def read_transformers(foreign: ForeignFolder) -> BridgeFile:
-    """Read the bridge out of a folder, in fp32; its provenance is still to be written.
+    """Read the bridge out of a folder, in fp32; its provenance says no more than the layout.
 
     Raises `CheckpointError` naming keys that are missing or in no table, and files that are damaged.
     """
@@ -88,7 +79,7 @@ def read_transformers(foreign: ForeignFolder) -> BridgeFile:
     tensors = {ours: to_bridge(ours, read[theirs]) for ours, theirs in wanted.items()}
     if table is QFORMER:
         tensors |= read_rest(folder)[1]
-    return BridgeFile(foreign.sizes, tensors, {})
+    return BridgeFile(foreign.sizes, tensors, {"layout": table.name})
 
 
 def to_transformers(file: BridgeFile, table: KeyTable) -> tuple[dict[str, Tensor], list[str]]:

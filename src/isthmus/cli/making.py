@@ -84,6 +84,37 @@ def evaluate(
 
 
 @app.command(
+    short_help="Weights of LAVIS and transformers in and out.",
+    epilog=examples(
+        "isthmus convert hub:Salesforce/blip2-opt-2.7b models/blip2-opt",
+        "isthmus convert blip2_pretrained.pth models/stage1 --encoder hub:Salesforce/blip2-itm-vit-g "
+        "--tokenizer hub:google-bert/bert-base-uncased",
+        "isthmus convert runs/own/stage2 exported --to transformers",
+    ),
+)
+def convert(
+    source: Annotated[str, typer.Argument(help="A folder of transformers, a .pth file of LAVIS, or isthmus's own.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write.")],
+    to: Target = None,
+    encoder: Annotated[str | None, typer.Option(help="Address of the image encoder, where SOURCE has none.")] = None,
+    hidden_layer: Annotated[int | None, typer.Option(help="Its layer that gives the patches; CLIP's is -2.")] = None,
+    llm: Annotated[
+        str | None, typer.Option("--llm", help="Address of the language model, where SOURCE has none.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Address of the Q-Former's own, where SOURCE has none.")] = None,
+    json: Json = False,
+) -> None:
+    """Convert weights: of transformers or LAVIS into isthmus's own folder, and from there back to transformers.
+
+    Towers are not copied into isthmus's folder: it names their addresses and fingerprints.
+    """
+    from isthmus.build.imported import Towers
+    from isthmus.cli.convert import run_convert
+
+    run_convert(source, output, Towers(encoder, hidden_layer, llm, tokenizer), to=to, as_json=json)
+
+
+@app.command(
     short_help="Guided first run on real pictures.",
     epilog=examples("isthmus quickstart --budget 40m --output runs/first"),
 )

@@ -31,6 +31,10 @@ Encoder = Annotated[str | None, typer.Option(help="New address of an image encod
 Llm = Annotated[str | None, typer.Option("--llm", help="New address of a language model that moved.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures that are encoded at once.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to stdout.")]
+Target = Annotated[
+    Literal["transformers", "qformer"] | None,
+    typer.Option("--to", help="From isthmus's own folder: the whole model in transformers' layout, or its Q-Former."),
+]
 NumBeams = Annotated[int, typer.Option(help="Beams to search; 1 is greedy.", min=1)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 

@@ -71,6 +71,9 @@ class LanguageConfig(Section):
     prefix_lm: bool | None = None
     """Encoder-decoder models only: give the encoder the first part of each training caption and ask for the rest, as
     BLIP-2 does; empty: yes."""
+    activation: str | None = None
+    """T5 models only: the activation of their feed-forwards in place of their own; bridges of LAVIS were trained with
+    Flan-T5 at `gelu` where its config says `gelu_new`."""
     dropout: bool = False
     """Leave the language model's own dropout on while the bridge trains, if it has any (OPT, T5); its weights stay
     frozen; the original: true."""

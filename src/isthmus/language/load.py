@@ -20,6 +20,7 @@ from transformers.utils import logging
 from isthmus.errors import ConfigError, TowerError
 
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+_BLIP2, _BLIP2_KEYS = ("blip-2", "instructblip"), {r"^language_model\.": ""}
 _MISPLACED = (*_UNREADABLE, TypeError, AttributeError)  # what transformers makes of a device_map of a wrong type
 
 
@@ -36,7 +37,7 @@ def without_bars() -> Iterator[None]:
 def is_encoder_decoder(name: str | Path, *, revision: str | None = None) -> bool:
     """Which kind a language model is, by its configuration; raises TowerError where there is none."""
     try:
-        return bool(AutoConfig.from_pretrained(str(name), revision=revision).is_encoder_decoder)
+        return bool(_described(name, revision)[0].is_encoder_decoder)
     except _UNREADABLE as error:
         raise _not_loaded(name) from error
 
@@ -52,12 +53,14 @@ def load_language_model(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     attn_implementation: str | None = None,
+    activation: str | None = None,
     device_map: Any = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model, of the kind that its configuration says, and its tokenizer by folder or hub id.
 
-    Code from the hub is never run.
+    Of a whole BLIP-2 it is the language half. Code from the hub is never run.
 
+    `activation` replaces that of a T5's feed-forwards, for a bridge that was trained so (LAVIS: exact GELU).
     `attn_implementation` None is transformers' choice; on a CPU "eager" trains faster (DESIGN 3).
     `device_map` places the model as it is loaded, in transformers' words.
     Raises TowerError where the model is not found, or has no weights for a part; ConfigError where it cannot be placed.
@@ -65,10 +68,14 @@ def load_language_model(
     expected = _UNREADABLE if device_map is None else _MISPLACED
     kind = model_class(encoder_decoder=is_encoder_decoder(name, revision=revision))
     try:
+        config, keys = _described(name, revision)
+        _activate(config, activation, name)
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(str(name), revision=revision)
             model, report = kind.from_pretrained(
                 str(name),
+                config=config,
+                key_mapping=keys,
                 revision=revision,
                 dtype=dtype,
                 attn_implementation=attn_implementation,
@@ -79,6 +86,22 @@ def load_language_model(
         raise (_not_loaded(name) if device_map is None else _not_placed(name, device_map, error)) from error
     check_whole(report, f"language model {str(name)!r}")
     return model, tokenizer
+
+
+def _described(name: str | Path, revision: str | None) -> tuple[Any, dict[str, str] | None]:
+    """A language model's configuration, and how its keys are found in the weights: those of a BLIP-2 lie deeper."""
+    config = AutoConfig.from_pretrained(str(name), revision=revision)
+    return (config.text_config, _BLIP2_KEYS) if config.model_type in _BLIP2 else (config, None)
+
+
+def _activate(config: Any, activation: str | None, name: str | Path) -> None:
+    if activation is None:
+        return
+    if not hasattr(config, "dense_act_fn"):
+        raise ConfigError(
+            f"`llm.activation` is a switch of T5 models, and {name} is of type {config.model_type}; leave it out"
+        )
+    config.dense_act_fn = activation
 
 
 def check_whole(report: dict[str, Any], what: str) -> None:

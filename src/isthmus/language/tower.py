@@ -60,6 +60,18 @@ class TransformersLLM(FrozenLLM):
         """How many rows the embedding has; a padded vocabulary may have more than the tokenizer."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
+    def generation_marks(self) -> dict[str, Any]:
+        """What starts, pads and ends a text, in the words of transformers' `GenerationConfig`.
+
+        An end mark of several tokens is no single one of them, and is left out.
+        """
+        return {
+            "bos_token_id": self.tokenizer.bos_token_id,
+            "pad_token_id": self._padding(),
+            "eos_token_id": sorted({*self._stops, *(self._end if len(self._end) == 1 else [])}),
+            "decoder_start_token_id": getattr(self.model.config, "decoder_start_token_id", None),
+        }
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Write in the model's own precision and without its dropout, in the midst of training too."""

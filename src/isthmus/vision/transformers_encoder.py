@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, Blip2VisionConfig, Blip2VisionModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    Blip2VisionConfig,
+    Blip2VisionModel,
+    InstructBlipVisionConfig,
+)
 
 from isthmus.errors import TowerError
 from isthmus.frozen import freeze
@@ -15,6 +22,7 @@ from isthmus.vision.encoder import Encoder, Preprocessing, map_to_patches
 
 _PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
 _BLIP2_KEYS = {r"^(blip\.)?vision_model\.": ""}
+_BLIP2_KINDS = (Blip2VisionConfig.model_type, InstructBlipVisionConfig.model_type)  # one model under two names
 _VISION_HALVES = ("vision_model", "vision_tower", "visual")
 
 
@@ -83,8 +91,9 @@ def _vision_model(name: str, config: Any, revision: str | None) -> tuple[Any, di
     """Load no more than the half that sees, where transformers can load it by itself."""
     half = getattr(config, "vision_config", config)
     options: dict[str, Any] = {"revision": revision, "dtype": torch.float32, "output_loading_info": True}
-    if half.model_type == Blip2VisionConfig.model_type:
-        model, report = Blip2VisionModel.from_pretrained(name, config=half, key_mapping=_BLIP2_KEYS, **options)
+    if half.model_type in _BLIP2_KINDS:
+        eye = Blip2VisionConfig.from_dict({**half.to_dict(), "model_type": Blip2VisionConfig.model_type})
+        model, report = Blip2VisionModel.from_pretrained(name, config=eye, key_mapping=_BLIP2_KEYS, **options)
         model.post_layernorm = nn.Identity()
         return model, report
     if type(half) in AutoModel._model_mapping:
