@@ -5,16 +5,23 @@ from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2ForImageTextRetrieval,
+    Blip2Processor,
     Blip2QFormerConfig,
     Blip2VisionConfig,
+    BlipImageProcessor,
+    GenerationConfig,
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
     InstructBlipQFormerConfig,
     InstructBlipVisionConfig,
     OPTConfig,
     T5Config,
 )
 
+from fakes import bert_tokenizer, byte_tokenizer
+
+NEWLINE = byte_tokenizer()("\n", add_special_tokens=False).input_ids[0]
 VISION = {
     "hidden_size": 12,
     "intermediate_size": 20,
@@ -24,7 +31,7 @@ VISION = {
     "patch_size": 14,
 }
 QFORMER = {
-    "vocab_size": 40,
+    "vocab_size": len(bert_tokenizer()) + 1,  # with [DEC], as published
     "hidden_size": 16,
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
@@ -59,7 +66,7 @@ T5 = {
     "eos_token_id": 2,
     "decoder_start_token_id": 0,
 }
-QUERIES, IMAGE_TOKEN, SHARED = 4, 263, 6
+QUERIES, IMAGE_TOKEN, SHARED = 4, 259, 6  # the byte tokenizer has 259 tokens
 
 
 def text_config(kind):
@@ -100,6 +107,30 @@ def instruct(kind="opt"):
         image_token_index=IMAGE_TOKEN,
     )
     return redrawn(InstructBlipForConditionalGeneration(config))
+
+
+def save_whole(model, folder, *, kind="opt"):
+    """Write a model with its processor, as a published folder has it."""
+    model.generation_config = GenerationConfig(
+        eos_token_id=NEWLINE if kind == "opt" else 2,
+        pad_token_id=0,
+        bos_token_id=1,
+        decoder_start_token_id=0 if kind == "t5" else None,
+    )
+    model.save_pretrained(folder)
+    pictures = BlipImageProcessor(size={"height": VISION["image_size"], "width": VISION["image_size"]})
+    words = bert_tokenizer()
+    words.add_special_tokens({"bos_token": "[DEC]"})
+    if isinstance(model, Blip2ForImageTextRetrieval):
+        Blip2Processor(pictures, words).save_pretrained(folder)
+        return folder
+    letters = byte_tokenizer(bos=kind != "t5")
+    letters.padding_side = "left"
+    if isinstance(model, InstructBlipForConditionalGeneration):
+        InstructBlipProcessor(pictures, letters, words, num_query_tokens=QUERIES).save_pretrained(folder)
+    else:
+        Blip2Processor(pictures, letters, num_query_tokens=QUERIES).save_pretrained(folder)
+    return folder
 
 
 def redrawn(model, seed=0):

@@ -58,7 +58,13 @@ def test_every_tensor_comes_over_and_goes_back_bit_for_bit(saved):
 def test_sizes_are_those_of_the_config(saved):
     folder, model, table = saved
     sizes = open_transformers(folder).sizes
-    assert (sizes.width, sizes.vision_width, sizes.queries, sizes.vocabulary, sizes.positions) == (16, 12, 4, 40, 20)
+    assert (sizes.width, sizes.vision_width, sizes.queries, sizes.vocabulary, sizes.positions) == (
+        16,
+        12,
+        4,
+        QFORMER_SIZES["vocab_size"],
+        20,
+    )
     assert (sizes.norm_eps, sizes.patch_norm_eps) == (1e-12, model.config.vision_config.layer_norm_eps)
     assert sizes.text == (table is not CONDITIONAL)
     assert (sizes.lm_head, sizes.temperature) == (False, False)

@@ -44,7 +44,7 @@ from isthmus.vision.encoder import Preprocessing
 
 IMAGE_TOKEN = "<image>"
 _FILTERS = {"bilinear": 2, "bicubic": 3}
-_MODELS = {CONDITIONAL: Blip2ForConditionalGeneration, INSTRUCT: InstructBlipForConditionalGeneration}
+_MODELS = {CONDITIONAL.name: Blip2ForConditionalGeneration, INSTRUCT.name: InstructBlipForConditionalGeneration}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def export_model(pretrained: Pretrained, stage: int, folder: Path) -> Exported:
         image_token = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
         free = _with_room(llm.model, image_token)
         tensors |= {f"language_model.{key}": tensor for key, tensor in llm.model.state_dict().items()}
-        model = _filled(_MODELS[table], _whole_config(table, eye.config, llm.model.config, file.sizes), tensors)
+        model = _filled(_MODELS[table.name], _whole_config(table, eye.config, llm.model.config, file.sizes), tensors)
         model.config.image_token_index = image_token
         model.generation_config = GenerationConfig(**llm.generation_marks(), suppress_tokens=free)
     with replacement(folder) as scratch:
