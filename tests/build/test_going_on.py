@@ -66,7 +66,7 @@ def names_in(built, kind):
 
 
 def test_stage_1_from_stage_1_takes_everything(one):
-    built = stage1_from(start(one), BridgeConfig(dropout=DropoutConfig(hidden=0.3)))
+    built = stage1_from(start(one), BridgeConfig(dropout=DropoutConfig(hidden=0.3)), seed=0)
     assert set(map(tuple, values(built).values())) == {(1.0,)}
     assert built.fresh == frozenset() and names_in(built, "taken") == set(built.bridge.state_dict())
     assert built.report[0].endswith(f"{len(built.report) - 1} tensors taken, 0 new, 0 left")
@@ -104,14 +104,14 @@ def test_another_language_model_starts_the_projection_anew_and_says_so(two, llm,
 
 def test_stage_1_from_stage_2_is_refused_where_the_text_half_is_absent(two):
     with pytest.raises(CheckpointError, match=r"is a bridge of stage 2, which leaves the text half behind.*; give the"):
-        stage1_from(start(two), BridgeConfig())
+        stage1_from(start(two), BridgeConfig(), seed=0)
 
 
 def test_stage_1_from_a_stage_2_bridge_that_kept_its_text_half_leaves_the_projection(bert, tmp_path):
     whole = fresh_bridge(BridgeConfig(bert=f"folder:{bert}", queries=4, shared_width=8), 6, seed=0)
     sizes = {**vars(whole.bridge.sizes), "language_width": 10}
     built = SimpleNamespace(bridge=type(whole.bridge)(type(whole.bridge.sizes)(**sizes)), tokenizer=whole.tokenizer)
-    again = stage1_from(start(saved(built, tmp_path / "whole", 2)), BridgeConfig())
+    again = stage1_from(start(saved(built, tmp_path / "whole", 2)), BridgeConfig(), seed=0)
     assert names_in(again, "left") == set(PROJECTION) and again.fresh == frozenset()
     assert again.bridge.projection is None
 
@@ -120,7 +120,7 @@ def test_the_run_s_folder_or_the_bridge_itself(bert, tmp_path):
     built = fresh_bridge(BridgeConfig(bert=f"folder:{bert}", queries=4, shared_width=8), 6, seed=0)
     saved(built, tmp_path / "run" / "bridge", 1)
     for folder in (tmp_path / "run", tmp_path / "run" / "bridge"):
-        assert stage1_from(start(folder), BridgeConfig()).tokenizer.dec == built.tokenizer.dec
+        assert stage1_from(start(folder), BridgeConfig(), seed=0).tokenizer.dec == built.tokenizer.dec
 
 
 def test_another_image_encoder_is_refused(one):
@@ -139,10 +139,10 @@ def test_what_is_no_model_folder_is_refused(bert, tmp_path):
 )
 def test_a_contradicting_size_is_refused_and_the_folder_s_own_is_written_down(one, key, value, own):
     with pytest.raises(ConfigError, match=f"`bridge.{key}` is {value}, but the bridge in .* was made with {own}"):
-        stage1_from(start(one), BridgeConfig(**{key: value}))
-    built = stage1_from(start(one), BridgeConfig(**{key: own}))
+        stage1_from(start(one), BridgeConfig(**{key: value}), seed=0)
+    built = stage1_from(start(one), BridgeConfig(**{key: own}), seed=0)
     assert (built.config.queries, built.config.shared_width) == (4, 8)
-    assert stage1_from(start(one), built.config).config == built.config
+    assert stage1_from(start(one), built.config, seed=0).config == built.config
 
 
 def test_a_saved_config_of_stage_2_can_be_used_again_from_stage_2(one, two):
@@ -152,7 +152,7 @@ def test_a_saved_config_of_stage_2_can_be_used_again_from_stage_2(one, two):
 
 def test_texts_longer_than_the_folder_s_positions_are_refused(one):
     with pytest.raises(ConfigError, match=r"`bridge.max_tokens` is 65 but the Q-Former has 64 positions"):
-        stage1_from(start(one), BridgeConfig(max_tokens=65))
+        stage1_from(start(one), BridgeConfig(max_tokens=65), seed=0)
 
 
 def test_a_projection_learns_as_new_only_where_it_is_new(one, two):

@@ -36,7 +36,7 @@ def test_the_schema_carries_the_meanings_and_the_limits():
     train = schema["$defs"]["TrainConfig"]["properties"]
     assert train["lr"]["description"] == "Peak learning rate of tensors that started from a checkpoint."
     assert train["steps"]["minimum"] == 1 and schema["additionalProperties"] is False
-    assert list(schema["$defs"]["InitConfig"]["properties"]) == ["from"]
+    assert list(schema["$defs"]["InitConfig"]["properties"]) == ["from", "lm_head", "temperature"]
 
 
 def test_every_knob_has_its_value_and_whether_it_was_given():

@@ -106,7 +106,17 @@ def test_a_config_written_out_can_be_read_again():
         config = check(content, "here")
         written = config.model_dump(mode="json")
         assert check(written, "there") == config
-    assert check(STAGE2, "here").model_dump(mode="json")["init"] == {"from": "runs/a"}
+    written = check(STAGE2, "here").model_dump(mode="json", exclude_defaults=True)
+    assert written["init"] == {"from": "runs/a"}
+
+
+@pytest.mark.parametrize(("key", "value"), [("lm_head", "random"), ("temperature", 0.07)])
+def test_what_fills_a_stage_1_bridge_is_no_key_of_stage_2(key, value):
+    start = {"from": "runs/a", key: value}
+    going_on = {**{key: value for key, value in STAGE1.items() if key != "bridge"}, "init": start}
+    assert getattr(check(going_on, "here").init, key) == value
+    with pytest.raises(ConfigError, match=rf"`init\.{key}` is a key of stage 1"):
+        check({**STAGE2, "init": start}, "here")
 
 
 def test_what_a_bridge_starts_from_has_one_key():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isthmus.build.bridge import BuiltBridge, bridge_folder, check_positions, dropouts, fitting_state
+from isthmus.build.filling import TEMPERATURE, WORDS, Filled, fill_absent
 from isthmus.build.folders import one_bridge
 from isthmus.build.workshop import Tower, check_tower
 from isthmus.checkpoints.native import MARKER, WEIGHTS, read_bridge
@@ -25,6 +26,7 @@ class Start:
 
     folder: Path
     file: BridgeFile
+    init: InitConfig
 
     @property
     def stage(self) -> object:
@@ -41,13 +43,13 @@ def read_start(init: InitConfig, encoder: Tower) -> Start:
     folder = Path(init.folder).expanduser()
     file = read_bridge(one_bridge(folder))
     check_tower(file, "encoder", encoder)
-    return Start(folder, file)
+    return Start(folder, file, init)
 
 
-def stage1_from(start: Start, config: BridgeConfig) -> BuiltBridge:
-    """Go on in stage 1: everything is taken but a projection.
+def stage1_from(start: Start, config: BridgeConfig, *, seed: int) -> BuiltBridge:
+    """Go on in stage 1: everything is taken but a projection; what weights of others lack is filled as `init` says.
 
-    Raises `CheckpointError` where the text half or the heads are absent, `ConfigError` for a contradicting size.
+    Raises `CheckpointError` where a part is absent and not filled, `ConfigError` for a contradicting size.
     """
     sizes = start.file.sizes
     if not sizes.text or sizes.shared_width is None:
@@ -55,7 +57,9 @@ def stage1_from(start: Start, config: BridgeConfig) -> BuiltBridge:
             f"{start.folder} is a bridge of stage {start.stage}, which leaves the text half behind, and stage 1 trains "
             "it; give the folder of a stage-1 run"
         )
-    return _take(start, config, replace(sizes, language_width=None))
+    words = fitting_state(start.file)[WORDS]
+    filled = fill_absent(sizes, words, start.init, _tokenizer(start, config), seed=seed)
+    return _take(start, config, replace(filled.sizes, language_width=None), filled=filled)
 
 
 def stage2_from(start: Start, config: BridgeConfig, llm: Tower, *, language_width: int) -> BuiltBridge:
@@ -74,26 +78,38 @@ def stage2_from(start: Start, config: BridgeConfig, llm: Tower, *, language_widt
 
 
 def _take(
-    start: Start, config: BridgeConfig, sizes: BridgeSizes, *, anew: tuple[str, ...] = (), why: str = ""
+    start: Start,
+    config: BridgeConfig,
+    sizes: BridgeSizes,
+    *,
+    anew: tuple[str, ...] = (),
+    why: str = "",
+    filled: Filled | None = None,
 ) -> BuiltBridge:
     config = _settled(start, config)
     check_positions(config, sizes)
     bridge, given = Bridge(sizes, dropouts(config)), fitting_state(start.file)
-    state = bridge.state_dict()
-    taken = {name: tensor for name, tensor in given.items() if name in state and name not in anew}
-    new, left = [name for name in state if name not in taken], [name for name in given if name not in taken]
-    if absent := sorted(set(new) - set(anew)):
+    state, fills = bridge.state_dict(), {} if filled is None else filled.tensors
+    elsewhere = {*anew, *fills}
+    taken = {name: tensor for name, tensor in given.items() if name in state and name not in elsewhere}
+    new, left = [name for name in state if name not in taken], [name for name in given if name not in {*taken, *fills}]
+    if absent := sorted(set(new) - elsewhere):
         raise CheckpointError(f"{start.folder} lacks parts that this stage trains: {', '.join(absent[:5])}")
-    bridge.load_state_dict({**state, **taken})
+    bridge.load_state_dict({**state, **fills, **taken})
     counts = f"{len(taken)} tensors taken, {len(new)} new, {len(left)} left"
     report = [
         f"bridge from {start.folder} (stage {start.stage}): {counts}{why}",
         *(f"  taken  {name}" for name in taken),
         *(f"  new    {name}" for name in new),
         *(f"  left   {name}" for name in left),
+        *(f"  filled {origin}" for origin in ([] if filled is None else filled.origins)),
     ]
-    tokenizer = QFormerTokenizer(bridge_folder(start.folder), max_tokens=config.max_tokens)
-    return BuiltBridge(bridge, tokenizer, report, frozenset(new), config, weights_sum(start.folder))
+    fresh = frozenset(new) - {WORDS, TEMPERATURE}  # a row more does not make words new; temperatures start right
+    return BuiltBridge(bridge, _tokenizer(start, config), report, fresh, config, weights_sum(start.folder))
+
+
+def _tokenizer(start: Start, config: BridgeConfig) -> QFormerTokenizer:
+    return QFormerTokenizer(bridge_folder(start.folder), max_tokens=config.max_tokens)
 
 
 def weights_sum(folder: Path) -> str | None:

@@ -28,7 +28,7 @@ def build_stage1(config: RunConfig, workshop: Workshop) -> tuple[Stage1, BuiltBr
     if config.init is None:
         built = fresh_bridge(config.bridge, workshop.encoder.width, seed=config.seed)
     else:
-        built = stage1_from(read_start(config.init, workshop.tower), config.bridge)
+        built = stage1_from(read_start(config.init, workshop.tower), config.bridge, seed=config.seed)
     options = Stage1Options(**config.objectives.model_dump())
     return Stage1(built.bridge, dec=built.tokenizer.dec, options=options), built
 

@@ -29,6 +29,11 @@ class InitConfig(Section):
 
     folder: PathText = Field(alias="from")
     """The folder of its run, or the model folder itself; its sizes, tokenizer and image encoder stay."""
+    lm_head: str | None = None
+    """Stage 1, where that bridge has no LM head (weights of transformers have none): the address of a BERT whose MLM
+    head it takes, or `random`."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Stage 1, where that bridge has no temperature of ITC, as weights of transformers have none: its start (0.07)."""
 
 
 class RunConfig(Section):
@@ -85,6 +90,8 @@ class RunConfig(Section):
                 "train.lr_projection": self.train.lr_projection,
             },
             2: {
+                "init.lm_head": self.init and self.init.lm_head,
+                "init.temperature": self.init and self.init.temperature,
                 "objectives": self.objectives != ObjectivesConfig(),
                 "train.decay_temperature": self.train.decay_temperature,
             },

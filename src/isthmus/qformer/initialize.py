@@ -203,6 +203,21 @@ def from_bert(
     return report
 
 
+def mlm_head(bert: Bert, vocabulary: int) -> dict[str, Tensor]:
+    """The LM head of a Q-Former from a BERT's MLM head, by our names; a row for `[DEC]` starts at 0.
+
+    Raises `CheckpointError` when the BERT lacks one, or has another vocabulary.
+    """
+    found = {}
+    for name, source in _HEAD.items():
+        if source not in bert.tensors:
+            raise CheckpointError(f"{bert.folder} lacks the tensor {source}; give a BERT with its MLM head")
+        tensor = bert.tensors[source]
+        found[name] = tensor.new_zeros(vocabulary) if name == "text.head.bias" else torch.empty_like(tensor)
+        _copy_rows(found[name], tensor, name=f"{source} in {bert.folder}")
+    return found
+
+
 def _pairs(layers: int, bert: Bert) -> Iterator[tuple[str, str]]:
     """Each tensor of the Q-Former that a BERT fills, with its name there."""
     yield from _EMBEDDINGS.items()
