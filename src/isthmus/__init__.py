@@ -2,7 +2,7 @@
 
     from isthmus import Predictor
 
-Importing the package imports neither torch nor transformers; `Predictor` does when it is asked for. For all else
+Importing the package imports neither torch nor transformers; what is asked for by name does. For all else
 import the room you need, for example `from isthmus.qformer.qformer import QFormer`.
 """
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isthmus.predictor import Predictor
+    from isthmus.processor import Processor
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Predictor", "__version__"]
+__all__ = ["Predictor", "Processor", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from isthmus.predictor import Predictor
 
         return Predictor
+    if name == "Processor":
+        from isthmus.processor import Processor
+
+        return Processor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Blip2QFormerModel
+from transformers import AutoConfig, Blip2QFormerModel
 
 from blip2_models import QFORMER as QFORMER_SIZES
 from blip2_models import conditional, instruct, retrieval
@@ -33,8 +33,12 @@ def saved(request, tmp_path_factory):
     return folder, model, table
 
 
+def opened(folder):
+    return open_transformers(folder, AutoConfig.from_pretrained)
+
+
 def read(folder):
-    return read_transformers(open_transformers(folder))
+    return read_transformers(opened(folder))
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def test_every_tensor_comes_over_and_goes_back_bit_for_bit(saved):
 
 def test_sizes_are_those_of_the_config(saved):
     folder, model, table = saved
-    sizes = open_transformers(folder).sizes
+    sizes = opened(folder).sizes
     assert (sizes.width, sizes.vision_width, sizes.queries, sizes.vocabulary, sizes.positions) == (
         16,
         12,
@@ -163,7 +167,7 @@ def test_damaged_and_missing_files_are_named(folder):
         read(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
-        open_transformers(folder)
+        opened(folder)
 
 
 def load_file_of(content, folder):

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoConfig
 
 from isthmus.build.bridge import fitting_state
 from isthmus.build.precision import choose_compute
@@ -70,7 +71,7 @@ def convert_in(source: str, output: Path, towers: Towers) -> BridgeFile:
 def _from_folder(source: str, towers: Towers) -> _Found:
     address = source if source.startswith(("hub:", "folder:")) else f"folder:{Path(source).expanduser().resolve()}"
     folder = _fetched(address)
-    foreign = open_transformers(folder)
+    foreign = open_transformers(folder, AutoConfig.from_pretrained)
     if foreign.table is QFORMER and towers.encoder is None:
         raise ConfigError(_unnamed(source, "encoder"))
     file, llm, projects = read_transformers(foreign), None, foreign.sizes.language_width is not None
@@ -136,7 +137,8 @@ def _tokenizer(found: _Found) -> QFormerTokenizer | None:
 
 def _longest(found: _Found) -> int:
     """The longest text of the Q-Former, in tokens: a caption, or an instruction."""
-    return _INSTRUCTION if found.file.sizes.text and found.llm is not None else MAX_TOKENS
+    sizes = found.file.sizes
+    return min(sizes.positions, _INSTRUCTION if sizes.text and found.llm is not None else MAX_TOKENS)
 
 
 def _provenance(source: str, found: _Found) -> dict[str, Any]:

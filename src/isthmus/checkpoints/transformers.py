@@ -9,12 +9,12 @@ The last LayerNorm of their vision model is the bridge's LayerNorm on the patche
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig
 
 from isthmus.checkpoints.keymap import (
     CONDITIONAL,
@@ -45,8 +45,11 @@ class ForeignFolder:
     sizes: BridgeSizes
 
 
-def open_transformers(folder: Path) -> ForeignFolder:
-    """Read the config of a folder; raises `CheckpointError` for one that is of another class, or names code to run."""
+def open_transformers(folder: Path, read_config: Callable[[str], Any]) -> ForeignFolder:
+    """Read the config of a folder, by transformers' own `AutoConfig.from_pretrained`, which knows the defaults.
+
+    Raises `CheckpointError` for one that is of another class, or names code to run: it is not read then.
+    """
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
@@ -60,7 +63,7 @@ def open_transformers(folder: Path) -> ForeignFolder:
     table = next((TABLES[name] for name in classes if name in TABLES), None)
     if table is None:
         raise CheckpointError(f"{folder} is of {classes or 'no named class'}; known are {', '.join(TABLES)}")
-    config = AutoConfig.from_pretrained(str(folder))
+    config = read_config(str(folder))
     qformer = config if table is QFORMER else config.qformer_config
     if qformer.hidden_act != "gelu":
         raise CheckpointError(f"{folder} has a Q-Former of {qformer.hidden_act!r}; ours computes 'gelu' only")

@@ -14,6 +14,7 @@ from isthmus.cli.options import (
     Overrides,
     RankingRule,
     Stage,
+    Target,
     examples,
 )
 

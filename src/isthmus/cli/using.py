@@ -99,6 +99,31 @@ def match(
 
 
 @app.command(
+    short_help="Published weights against published numbers.",
+    epilog=examples(
+        "isthmus convert hub:Salesforce/blip2-opt-2.7b models/opt",
+        "isthmus verify blip2-opt-2.7b pictures --model models/opt",
+    ),
+)
+def verify(
+    weights: Annotated[str, typer.Argument(help="Which weights these are, e.g. blip2-opt-2.7b.")],
+    pictures: Annotated[Path, typer.Argument(help="A folder with merlion.png or demo.jpg, as the check needs.")],
+    model: Models = None,
+    device: Device = "auto",
+    dtype: Precision = "auto",
+    json: Json = False,
+) -> None:
+    """Caption and score the pictures that LAVIS and transformers test their weights on, and compare.
+
+    Says of each check what was published and what came out; ends with 2 where one differs.
+    """
+    from isthmus.cli.inputs import Loading
+    from isthmus.cli.verify import run_verify
+
+    run_verify(weights, pictures, Loading(model, device, dtype), as_json=json)
+
+
+@app.command(
     short_help="Vectors of pictures and texts, for search.",
     epilog=examples(
         "isthmus embed pictures --texts captions.txt --model runs/quickstart --output embeddings.safetensors"
