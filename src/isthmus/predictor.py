@@ -21,7 +21,7 @@ from torch import Tensor
 
 from isthmus.build.chosen_ranking import ChosenRanking
 from isthmus.build.folders import EMBED, MATCH, Moved, Need, check_need, need_of_caption
-from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained, save_bridges
+from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained
 from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_embeddings
 from isthmus.errors import ConfigError, DataError
 from isthmus.images import Images, as_pictures, is_one, with_encoded
@@ -31,6 +31,7 @@ from isthmus.models.generate import caption_by_qformer
 from isthmus.models.ranking import combine, itc_part
 from isthmus.objectives.itc import image_to_text
 from isthmus.records import Text
+from isthmus.saving import Saving
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class DecodingOptions(TypedDict, total=False):
     seed: int
 
 
-class Predictor:
+class Predictor(Saving):
     """A trained bridge between its frozen towers, ready to answer. Make one by `from_pretrained`."""
 
     def __init__(self, pretrained: Pretrained) -> None:
@@ -174,14 +175,6 @@ class Predictor:
         with self._computing():
             embeddings = text_embeddings(loaded.bridge, tokens, batch_size=batch_size)
         return embeddings.cpu().clone()  # outside of inference mode, so that it can be changed
-
-    def save_pretrained(self, folder: str | Path, *, licence: str | None = None) -> None:
-        """Write the bridge with its tokenizer and a model card; of both stages, into `stage1` and `stage2` below.
-
-        The towers stay where they are. `licence` is yours to choose for the bridge, by its identifier on the Hub.
-        Raises `CheckpointError` where the place cannot be written, or holds what is no model folder.
-        """
-        save_bridges(self._pretrained.bridges, Path(folder).expanduser(), licence=licence)
 
     def _batches(self, images: Images, size: int) -> Iterator[Encoded]:
         """Pictures in encoded batches, one at a time: what was encoded already, or read and encoded here."""
