@@ -99,7 +99,7 @@ def export_model(pretrained: Pretrained, stage: int, folder: Path) -> Exported:
     if table is RETRIEVAL:
         config = _retrieval_config(eye.config, file.sizes)
         model = _filled(Blip2ForImageTextRetrieval, config, tensors)
-        processor: Any = Blip2Processor(pictures, copy.deepcopy(loaded.need_tokenizer().inner))
+        processor: Any = Blip2Processor(pictures, _words(loaded))
     else:
         llm: Any = pretrained.llm
         tokenizer = copy.deepcopy(llm.tokenizer)
@@ -195,8 +195,15 @@ def _processor(table: KeyTable, pictures: BlipImageProcessor, tokenizer: Any, lo
     tokenizer.padding_side = "left"
     if table is CONDITIONAL:
         return Blip2Processor(pictures, tokenizer, num_query_tokens=count)
-    words = copy.deepcopy(loaded.need_tokenizer().inner)
-    return InstructBlipProcessor(pictures, tokenizer, words, num_query_tokens=count)
+    return InstructBlipProcessor(pictures, tokenizer, _words(loaded), num_query_tokens=count)
+
+
+def _words(loaded: LoadedBridge) -> Any:
+    """The Q-Former's tokenizer, which forgets where it was last cut: their processors would take it for a wish."""
+    tokenizer = copy.deepcopy(loaded.need_tokenizer().inner)
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.init_kwargs.pop("max_length", None)  # as it was read from a folder that was saved after a cut
+    return tokenizer
 
 
 @torch.no_grad()
