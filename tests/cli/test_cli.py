@@ -22,7 +22,7 @@ from isthmus.errors import ConfigError
 from isthmus.language.llm import Decoding
 
 _HEAVY = "('torch', 'transformers', 'accelerate', 'timm', 'numpy')"
-COMMANDS = ("train", "features", "evaluate", "caption", "match", "embed", "quickstart")
+COMMANDS = ("train", "features", "evaluate", "convert", "caption", "match", "embed", "verify", "quickstart")
 _HELP = f"""
 import sys
 import isthmus

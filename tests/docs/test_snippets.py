@@ -2,8 +2,9 @@
 
 The word after the language says what a block is: `yaml` is a whole file, of one run or of both stages; `yaml data` is a
 section that stands in a file; `python` runs, the blocks of a document one after another, with `folder`, `picture` and
-`pictures` given; `console` is commands, one a line, of which `test_commands_run.py` runs those that predict and score;
-`json` is read, a value a line; `text` is what a program wrote, and so is a block without a word.
+`pictures` given, and `exported`, a folder of plain transformers; `console` is commands, one a line, of which
+`test_commands_run.py` runs those that predict and score; `json` is read, a value a line; `text` is what a program wrote,
+and so is a block without a word.
 """
 
 import json
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from blip2_models import conditional, save_whole
 from folders import tiny_config, tiny_stages
 from isthmus.checkpoints.native import update_provenance
 from isthmus.cli.app import app
@@ -162,5 +164,6 @@ def test_python_runs(world, tmp_path, monkeypatch, path):
         (tmp_path / "runs" / name).symlink_to(world)
     pictures = sorted((world / "pictures").glob("*.png"))
     names = {"folder": world / FOLDERS.get(path.name, ""), "picture": pictures[0], "pictures": pictures}
+    names["exported"] = save_whole(conditional(), tmp_path / "exported")
     for number, (_, _, text) in enumerate(block for block in blocks("python") if block[0] == path):
         exec(compile(text, f"{path.name}, block {number}", "exec"), names)

@@ -100,10 +100,7 @@ def match(
 
 @app.command(
     short_help="Published weights against published numbers.",
-    epilog=examples(
-        "isthmus convert hub:Salesforce/blip2-opt-2.7b models/opt",
-        "isthmus verify blip2-opt-2.7b pictures --model models/opt",
-    ),
+    epilog=examples("isthmus verify blip2-opt-2.7b pictures --model models/opt"),
 )
 def verify(
     weights: Annotated[str, typer.Argument(help="Which weights these are, e.g. blip2-opt-2.7b.")],
