@@ -3,8 +3,8 @@
 The word after the language says what a block is: `yaml` is a whole file, of one run or of both stages; `yaml data` is a
 section that stands in a file; `python` runs, the blocks of a document one after another, with `folder`, `picture` and
 `pictures` given, and `exported`, a folder of plain transformers; `console` is commands, one a line, of which
-`test_commands_run.py` runs those that predict and score; `json` is read, a value a line; `text` is what a program wrote,
-and so is a block without a word.
+`test_commands_run.py` runs those that predict and score; `json` is read, a value a line; `text` is what a program
+wrote, and so is a block without a word.
 """
 
 import json
