@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import test_decoder_only
-import test_encoder_decoder
+import decoders
+import encoder_decoders
 from decoders import MODELS, llm, soft_prompt, spelled
 from fakes import byte_tokenizer
 from isthmus.errors import ConfigError
@@ -101,18 +101,15 @@ def test_in_a_chat_the_prompt_stands_before_the_assistant_s_turn():
     assert target.mask[0].sum() == 4
 
 
-@pytest.mark.parametrize("family", test_encoder_decoder.MODELS)
+@pytest.mark.parametrize("family", encoder_decoders.MODELS)
 def test_an_encoder_reads_the_prompt_and_the_decoder_is_asked_for_the_whole(family):
     prompt = Prompt(before="see:", after=" {question}")
-    tower = test_encoder_decoder.llm(family, prompt)
+    tower = encoder_decoders.llm(family, prompt)
     soft = soft_prompt(tower)
     target = tower.tokenize(ANSWERS, [0.5] * 3, prompts=PROMPTS)
     sums, weights = tower.row_losses(soft, target)
     tower.prompt = Prompt(before="see:")
-    rows = [
-        test_encoder_decoder.plain_row_loss(tower, *row, bos=False)
-        for row in zip(soft, PROMPTS, ANSWERS, strict=True)
-    ]
+    rows = [encoder_decoders.plain_row_loss(tower, *row, bos=False) for row in zip(soft, PROMPTS, ANSWERS, strict=True)]
     assert torch.allclose(sums, torch.stack(rows), rtol=1e-6)
     assert weights.tolist() == [len(answer) + 1 for answer in ANSWERS]
     (found,) = torch.autograd.grad(sums.sum(), soft)
@@ -120,7 +117,7 @@ def test_an_encoder_reads_the_prompt_and_the_decoder_is_asked_for_the_whole(fami
     assert torch.allclose(found, wanted, atol=1e-12 * wanted.abs().max().item())
 
 
-@pytest.mark.parametrize("kind", [test_decoder_only, test_encoder_decoder])
+@pytest.mark.parametrize("kind", [decoders, encoder_decoders])
 def test_a_prompt_that_asks_needs_its_questions(kind):
     tower = kind.llm(prompt=Prompt(after="{question}"))
     soft = soft_prompt(tower)
