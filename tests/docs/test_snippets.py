@@ -160,6 +160,7 @@ def test_python_runs(world, tmp_path, monkeypatch, path):
     (tmp_path / "runs").mkdir()
     for name in ("own", "quickstart", "stamps"):
         (tmp_path / "runs" / name).symlink_to(world)
+    (tmp_path / "runs" / "asked").symlink_to(world / "asked")
     pictures = sorted((world / "pictures").glob("*.png"))
     names = {"folder": world / FOLDERS.get(path.name, ""), "picture": pictures[0], "pictures": pictures}
     for number, (_, _, text) in enumerate(block for block in blocks("python") if block[0] == path):
