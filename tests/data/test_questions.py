@@ -117,6 +117,12 @@ def test_a_column_of_a_table(tmp_path, kind):
         TableSource(empty)
 
 
+def test_a_column_of_that_name_may_hold_the_texts(tmp_path):
+    written(tmp_path, "image,question\na.png,what is it?\n", "x.csv")
+    source = TableSource(str(tmp_path / "x.csv"), columns=Columns(text="question"))
+    assert (source[0].captions, source[0].questions) == (("what is it?",), ())
+
+
 def test_lists_in_a_table(tmp_path):
     columns = {"image": ["a.png"], "text": [["red", "boat"]]}
     written(tmp_path, "", "none")

@@ -5,7 +5,7 @@ the table are read one by one, when they are asked for. CSV holds paths and is r
 a number, which is a name like any other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ _REASON = 200
 class Columns:
     """Which columns hold pictures, captions and, if there are such, ids of the thing pictured and questions.
 
-    Without a name for it, a column `question` holds questions.
+    Without a name for it, a column `question` that is nothing else holds questions.
     """
 
     image: str = "image"
@@ -38,6 +38,10 @@ class Columns:
     def named(self) -> list[str]:
         """The columns that must be there."""
         return [name for name in (self.image, self.text, self.id, self.question) if name is not None]
+
+    def question_in(self, there: Container[str]) -> str | None:
+        """The column of questions among those that are there; None where there is none."""
+        return self.question or (QUESTION if QUESTION in there and QUESTION not in self.named() else None)
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,12 @@ def _csv_examples(table: str, split: str, columns: Columns, check_files: bool) -
     if split != "train":
         raise _no_split(table, split, "train")
     row = None
-    question = columns.question or QUESTION
     for where, row in csv_rows(Path(table), columns.named()):
         image = _path(row[columns.image], table, where, check_files)
         thing = read_id(row[columns.id], where, columns.id) if columns.id else _within(table, image)
         captions = read_captions(row[columns.text], where, columns.text)
-        questions = read_questions(row[question], where, len(captions), question) if question in row else ()
+        question = columns.question_in(row)
+        questions = read_questions(row[question], where, len(captions), question) if question else ()
         yield Example(image, thing, captions, questions)
     if row is None:
         raise _empty(table)
@@ -231,8 +235,8 @@ def _ids(data: Any, table: str, columns: Columns, images: list[Path | PictureByt
 
 def _questions(data: Any, table: str, columns: Columns, captions: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """What each row's captions answer; nothing where there is no column of questions."""
-    column = columns.question or QUESTION
-    if column not in data.column_names:
+    column = columns.question_in(data.column_names)
+    if column is None:
         return [()] * len(captions)
     return [
         read_questions(given, f"{table}, row {row}", len(answers), column)

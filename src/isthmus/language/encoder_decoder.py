@@ -70,8 +70,8 @@ class EncoderDecoderLLM(TransformersLLM):
         Of T tokens the encoder reads a number drawn evenly from 1 to T / 2; of a single one, none.
         """
         if prompts is not None:
-            labels = super().tokenize(captions)
-            return replace(labels, given=self._tails(self._afters(prompts, len(captions))))
+            whole = super().tokenize(captions)
+            return replace(whole, given=self._tails(self._afters(prompts, len(captions))))
         if draws is None or not self.splits_captions:
             return super().tokenize(captions)
         rows = [self._caption_ids(caption) for caption in captions]
