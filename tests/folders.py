@@ -38,13 +38,20 @@ def tiny_config(place, stage, **values):
     return RunConfig.model_validate({**content, **values})
 
 
-def save_stage(place, stage, *, precision="float32", seed=0, **provenance):
+def asking_config(place):
+    """The config of a stage 2 that was trained with questions, into `asked`."""
+    prompt = {"before": "Look.", "after": " Q: {question} A:"}
+    llm = {"weights": f"folder:{place / 'llama'}", "prompt": prompt}
+    return tiny_config(place, 2, output=str(place / "asked"), bridge={"instruct": True}, llm=llm)
+
+
+def save_stage(place, stage, *, config=None, precision="float32", seed=0, **provenance):
     """Write the run folder of a stage, with its bridge in it."""
-    config = tiny_config(place, stage)
+    config = config or tiny_config(place, stage)
     encoder = build_encoder(config.encoder, CPU)
     towers, prompt = {"encoder": identify(encoder)}, None
     if config.llm is not None:
-        prompt = Prompt(before="A picture of:")
+        prompt = Prompt(before=config.llm.prompt.before, after=config.llm.prompt.after)
         towers["llm"] = identify(build_llm(config.llm, prompt, CPU))
     tokenizer = QFormerTokenizer(place / "bert")
     sizes = BridgeSizes(
@@ -59,7 +66,7 @@ def save_stage(place, stage, *, precision="float32", seed=0, **provenance):
         shared_width=8,
     )
     if stage == 2:
-        sizes = replace(sizes, text=False, shared_width=None, language_width=16)
+        sizes = replace(sizes, text=config.bridge.instruct, lm_head=False, shared_width=None, language_width=16)
     bridge = Bridge(sizes)
     redraw(bridge, seed)
     if bridge.heads is not None:
@@ -79,13 +86,14 @@ def save_stage(place, stage, *, precision="float32", seed=0, **provenance):
 
 
 def tiny_stages(place):
-    """`place` with pictures, towers, and the runs of both stages, `stage1` and `stage2`."""
+    """`place` with pictures, towers, runs of both stages, `stage1` and `stage2`, and one with questions, `asked`."""
     tiny_clip_folder(place / "clip")
     tiny_bert_folder(place / "bert")
     tiny_llama_folder(place / "llama")
     tiny_pictures(place / "pictures")
     save_stage(place, 1)
     save_stage(place, 2)
+    save_stage(place, 2, config=asking_config(place))
     return place
 
 

@@ -372,6 +372,8 @@ def test_the_documents_snippets_run(place, pictures, tmp_path, monkeypatch):
     snippets = re.findall(r"^```python\n(.*?)^```$", document.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert len(snippets) >= 7
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "asked").symlink_to(place / "asked")
     names = {"folder": str(place), "picture": str(pictures[0]), "pictures": [str(path) for path in pictures]}
     for snippet in snippets:
         exec(snippet, names)

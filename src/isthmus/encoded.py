@@ -1,4 +1,4 @@
-"""Pictures that were encoded once, and the questions that a stage-1 bridge answers about them.
+"""Pictures that were encoded once, and what a bridge reads in them.
 
 Cosines are taken in fp32 whatever the precision of the rest, as in training: bf16's steps are large over a small
 temperature.
@@ -18,6 +18,7 @@ from isthmus.data.text import normalise
 from isthmus.errors import ConfigError, DataError
 from isthmus.models.bridge import Bridge
 from isthmus.models.ranking import match_logits
+from isthmus.qformer.memory import Memory
 from isthmus.qformer.qformer import ImageEncoding
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import Text
@@ -39,6 +40,7 @@ class Encoded:
     single: bool
     encoder: tuple[str, int | None]
     _read: WeakKeyDictionary[Bridge, ImageEncoding] = field(default_factory=WeakKeyDictionary, repr=False)
+    _memory: WeakKeyDictionary[Bridge, Memory] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -62,6 +64,14 @@ class Encoded:
         if known is None:
             known = bridge.qformer.encode_image(self.patches.to(bridge.qformer.queries.device))
             self._read[bridge] = known
+        return known
+
+    def memory(self, bridge: Bridge) -> Memory:
+        """What questions are answered from: the pictures' keys and values, computed at the first call."""
+        known = self._memory.get(bridge)
+        if known is None:
+            known = bridge.qformer.memory.project(self.patches.to(bridge.qformer.queries.device))
+            self._memory[bridge] = known
         return known
 
     def embeddings(self, bridge: Bridge) -> Float[Tensor, "B Q E"]:

@@ -13,7 +13,7 @@
 Pixels are uint8, or floating point in [0, 1]. All else is refused, with its shape or its range.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from isthmus.data.image import as_rgb, open_image
 from isthmus.encoded import Encoded
-from isthmus.errors import DataError
+from isthmus.errors import ConfigError, DataError
 
 OneImage = str | Path | Image.Image | NDArray[Any] | Tensor
 Images = OneImage | Iterable[OneImage | Encoded] | Encoded
@@ -66,6 +66,22 @@ def with_encoded(images: Any, encode: Callable[[Any], Encoded]) -> Any:
         for number, image in enumerate(images)
     ]
     return Encoded.join(parts, single=False)
+
+
+def for_each(texts: Any, images: Any, *, what: str) -> Any:
+    """Hold a list of texts against the pictures, which are listed where they could be gone through only once.
+
+    Raises `ConfigError` where they are no texts, or not one for each picture; `what` says what a text is.
+    """
+    if not isinstance(texts, Sequence) or not all(isinstance(one, str) for one in texts):
+        raise ConfigError(
+            f"{what} is neither a string nor a list of strings; give one for all, or one for each picture"
+        )
+    held = images if is_one(images) or isinstance(images, Sized) else list(images)
+    count = 1 if is_one(held) else len(held)
+    if len(texts) != count:
+        raise ConfigError(f"there are {len(texts)} {what}s for {count} pictures; give one for all, or one for each")
+    return held
 
 
 def as_picture(image: Any, name: str) -> Image.Image:

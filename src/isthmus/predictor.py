@@ -5,48 +5,37 @@
 
 A picture costs its encoder once (`encode`); every question after that costs the bridge, and a caption the language
 model. What a folder can do depends on its stage (DESIGN 5.12): stage 1 matches, embeds and captions by the Q-Former
-itself; stage 2 captions through its language model. A call that a folder cannot answer is an `AbsentPartError`.
+itself; stage 2 captions through its language model or, trained so, answers questions. A call that a folder cannot
+answer is an `AbsentPartError`.
 """
 
 import logging
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.build.chosen_ranking import ChosenRanking
-from isthmus.build.folders import EMBED, MATCH, Moved, Need, check_need, need_of_caption
+from isthmus.build.folders import ASK, EMBED, MATCH, Moved, Need, check_need, need_of_caption
 from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pretrained
+from isthmus.data.text import normalise
 from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_embeddings
 from isthmus.errors import ConfigError, DataError
-from isthmus.images import Images, as_pictures, is_one, with_encoded
-from isthmus.language.llm import Decoding
+from isthmus.images import Images, as_pictures, for_each, is_one, with_encoded
+from isthmus.language.llm import Decoding, DecodingOptions, FrozenLLM
 from isthmus.models.bridge import Bridge
-from isthmus.models.generate import caption_by_qformer
+from isthmus.models.generate import Questions, answer_by_llm, caption_by_qformer
 from isthmus.models.ranking import combine, itc_part
 from isthmus.objectives.itc import image_to_text
 from isthmus.records import Text
 from isthmus.saving import Saving
 
 _log = logging.getLogger(__name__)
-
-
-class DecodingOptions(TypedDict, total=False):
-    """The fields of `Decoding`, as `caption` takes them."""
-
-    max_new_tokens: int
-    min_new_tokens: int
-    num_beams: int
-    temperature: float
-    top_p: float
-    repetition_penalty: float
-    length_penalty: float
-    seed: int
 
 
 class Predictor(Saving):
@@ -117,7 +106,7 @@ class Predictor(Saving):
         need = need_of_caption(by, prompt, self._pretrained.bridges)
         loaded = self._loaded(need)
         if not isinstance(prompt, str | None):
-            images = _check_prompts(prompt, images)
+            images = for_each(prompt, images, what="prompt")
         written: list[str] = []
         for part in self._batches(images, batch_size):
             with self._computing():
@@ -129,6 +118,31 @@ class Predictor(Saving):
                     patches = part.patches.to(self.device)
                     written += caption_by_qformer(loaded.bridge, loaded.need_tokenizer(), patches, how)
         return written[0] if is_one(images) else written
+
+    def ask(
+        self, images: Images, questions: Texts, *, batch_size: int = 32, **decoding: Unpack[DecodingOptions]
+    ) -> str | list[str]:
+        """Answer a question about one picture (a string) or about each of several (a list).
+
+        `questions` is one for all pictures, or a list with one for each; a picture that is asked several things stands
+        there as often, best as `encode` gave it. The bridge looks at the picture with the question in mind, and the
+        language model reads it too. `decoding` is as in `caption`.
+        Raises `AbsentPartError` for folders that were not trained with questions, `ConfigError` for questions or
+        options that do not fit, `DataError` for what is no picture or an empty question.
+        """
+        how, loaded = Decoding(**decoding), self._loaded(ASK)
+        several = not isinstance(questions, str)
+        if several:
+            images = for_each(questions, images, what="question")
+        listed = [questions] if isinstance(questions, str) else questions
+        asked, answers = Questions(list(map(normalise, listed)), self._tokens(loaded, listed)), list[str]()
+        for part in self._batches(images, batch_size):
+            rows = torch.arange(len(part)) + len(answers) if several else torch.zeros(len(part), dtype=torch.long)
+            with self._computing():
+                answers += answer_by_llm(
+                    loaded.bridge, self._llm, part.memory(loaded.bridge), how, questions=asked.select(rows)
+                )
+        return answers[0] if is_one(images) else answers
 
     def match(self, images: Images, texts: Texts, *, itm: bool = True, batch_size: int = 32) -> Matches:
         """Score every picture with every text: ITC's cosine, ITM's probability, and the score to rank by.
@@ -205,11 +219,14 @@ class Predictor(Saving):
         check_need(need, self._pretrained.bridges)
         return self._pretrained.bridges[need.stage]
 
+    @property
+    def _llm(self) -> FrozenLLM:
+        assert self._pretrained.llm is not None
+        return self._pretrained.llm
+
     def _by_llm(self, bridge: Bridge, part: Encoded, how: Decoding, prompts: Sequence[str] | None) -> list[str]:
-        llm = self._pretrained.llm
-        assert llm is not None
         soft_prompt = bridge.project(part.read_by(bridge).states)
-        return llm.generate(soft_prompt.to(next(llm.parameters()).device), how, prompts=prompts)
+        return self._llm.generate(soft_prompt.to(next(self._llm.parameters()).device), how, prompts=prompts)
 
     def _tokens(self, loaded: LoadedBridge, texts: Texts) -> Text:
         tokenizer = loaded.need_tokenizer()
@@ -219,15 +236,3 @@ class Predictor(Saving):
             what = "1 text was" if cut == 1 else f"{cut} texts were"
             _log.warning("%s cut to the %d tokens that the bridge reads", what, tokenizer.max_tokens)
         return tokens
-
-
-def _check_prompts(prompts: Any, images: Any) -> Images:
-    """Hold a list of prompts against the pictures, which are listed where they could be gone through only once."""
-    if not isinstance(prompts, Sequence) or not all(isinstance(one, str) for one in prompts):
-        raise ConfigError("prompt is neither a string nor a list of strings; give one for all, or one for each picture")
-    held: Any = images if is_one(images) or isinstance(images, Sized) else list(images)
-    count = 1 if is_one(held) else len(held)
-    if len(prompts) != count:
-        raise ConfigError(f"there are {len(prompts)} prompts for {count} pictures; give one for all, or one for each")
-    pictures: Images = held
-    return pictures

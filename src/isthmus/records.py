@@ -37,12 +37,14 @@ class Example:
     """One picture and what is said of it, as a source gives it.
 
     `image` is a file or lies within another; `isthmus.data.image.open_image` reads both. `image_id` names the thing
-    pictured: rows that share it are the same thing to the objectives.
+    pictured: rows that share it are the same thing to the objectives. Where the picture was asked about, each of
+    `captions` is the answer to the one of `questions` at its place; elsewhere there are no questions.
     """
 
     image: Path | PictureBytes
     image_id: str
     captions: tuple[str, ...]
+    questions: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -93,7 +95,8 @@ class Batch:
 
     `vision` holds stored patches (B P V) or, when training from pixels, pixels (B 3 height width) that the
     frozen encoder turns into patches first. `captions` are normalised strings; `text` their Q-Former tokens.
-    `index` is each row's position in its source, the key of every random choice made for it.
+    `index` is each row's position in its source, the key of every random choice made for it. Where pictures are
+    asked about, `questions` are normalised too, `instruction` their Q-Former tokens, and `captions` the answers.
     """
 
     vision: Float[Tensor, "B ..."]
@@ -101,18 +104,21 @@ class Batch:
     text: Text
     identity: Identity
     index: Int[Tensor, " B"]
+    questions: tuple[str, ...] | None = None
+    instruction: Text | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Move every tensor; captions stay strings."""
+        """Move every tensor; captions and questions stay strings."""
         return replace(
             self,
             vision=self.vision.to(device, non_blocking=True),
             text=self.text.to(device),
             identity=self.identity.to(device),
             index=self.index.to(device, non_blocking=True),
+            instruction=None if self.instruction is None else self.instruction.to(device),
         )
 
 

@@ -22,7 +22,7 @@ from isthmus.errors import ConfigError
 from isthmus.language.llm import Decoding
 
 _HEAVY = "('torch', 'transformers', 'accelerate', 'timm', 'numpy')"
-COMMANDS = ("train", "features", "evaluate", "convert", "caption", "match", "embed", "verify", "quickstart")
+COMMANDS = ("train", "features", "evaluate", "convert", "caption", "ask", "match", "embed", "verify", "quickstart")
 _HELP = f"""
 import sys
 import isthmus
@@ -156,6 +156,7 @@ def train(monkeypatch):
         (["caption", "a.png", "--num-beams", "few"], "Invalid value for '--num-beams'"),
         (["embed", "a.png"], "Missing option '--output'"),
         (["match", "a.png"], "Missing argument"),
+        (["ask", "a.png"], "Missing argument"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(run, arguments, message):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parent.parent.parent
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", flags=re.MULTILINE | re.DOTALL)
-RUN = ("caption", "match", "embed", "evaluate")
+RUN = ("caption", "ask", "match", "embed", "evaluate")
 PAGES = {path.name: FENCE.findall(path.read_text()) for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
 SHOWN = PAGES["commands.md"]
 
@@ -26,7 +26,7 @@ def lines_of(page):
     """A page's commands of these kinds on the runs that every page means."""
     text = "\n".join(block for kind, block in PAGES[page] if kind == "console").replace("\\\n", " ")
     commands = [shlex.split(line, comments=True) for line in text.splitlines()]
-    known = re.compile(r"runs/(own|quickstart)(/stage[12])?")
+    known = re.compile(r"runs/(own|quickstart|asked)(/stage[12])?")
     return [words[1:] for words in commands if words[1:2] and words[1] in RUN and any(map(known.fullmatch, words))]
 
 
@@ -48,6 +48,7 @@ def desk(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("own", "quickstart"):
         shutil.copytree(made, tmp_path / "runs" / name)
+    shutil.copytree(made / "asked", tmp_path / "runs" / "asked")
     shutil.copytree(made / "pictures", "pictures")
     for stage in (1, 2):
         source = {"folder": str(tmp_path / "pictures")}
@@ -113,6 +114,12 @@ def test_captions_are_written_as_shown(desk, capfd):
     ends = run(capfd, *command("caption", 1), "--json")
     same_json(ends, shown("json", '{"output"'))
     same_json((desk / "captions.jsonl").read_text().splitlines(), shown("json", '{"file_name": "airplane.png"'))
+
+
+def test_answers_are_written_as_shown(desk, capfd):
+    lines = run(capfd, *command("ask"))
+    assert [line.split("\t")[0] for line in lines] == ["What is it?", "What colour is it?"]
+    same_json(run(capfd, *command("ask"), "--json"), shown("json", '{"file_name": "pictures/airplane.png", "answers"'))
 
 
 def test_matches_are_written_as_shown(desk, capfd):

@@ -162,6 +162,7 @@ def test_python_runs(world, tmp_path, monkeypatch, path):
     (tmp_path / "runs").mkdir()
     for name in ("own", "quickstart", "stamps"):
         (tmp_path / "runs" / name).symlink_to(world)
+    (tmp_path / "runs" / "asked").symlink_to(world / "asked")
     pictures = sorted((world / "pictures").glob("*.png"))
     names = {"folder": world / FOLDERS.get(path.name, ""), "picture": pictures[0], "pictures": pictures}
     names["exported"] = save_whole(conditional(), tmp_path / "exported")

@@ -22,6 +22,7 @@ from isthmus.data.loader import (
     make_loader,
 )
 from isthmus.data.mixture import Mixture, Part
+from isthmus.data.questions import check_questions
 from isthmus.data.sampler import CounterSampler
 from isthmus.data.screen import verdicts
 from isthmus.data.sidecar import SidecarFolder
@@ -55,7 +56,7 @@ class Sources:
 def open_source(config: SourceConfig, *, check_files: bool = True) -> Source:
     """Read a source's metadata; `check_files` looks for every picture that is a file."""
     if config.kind == "table":
-        columns = Columns(config.image_column, config.text_column, config.id_column)
+        columns = Columns(config.image_column, config.text_column, config.id_column, config.question_column)
         return TableSource(_table(config), config.split, columns, check_files=check_files)
     folder = _folder(config)
     if config.kind == "sidecar":
@@ -86,9 +87,10 @@ def open_held_out(config: RunConfig) -> Mixture | None:
 
 def _mixture(sources: Sequence[SourceConfig], config: RunConfig) -> Mixture:
     check_files = config.data.broken == "error"
-    return Mixture(
-        [Part(_name(source), open_source(source, check_files=check_files), source.weight) for source in sources]
-    )
+    parts = [Part(_name(source), open_source(source, check_files=check_files), source.weight) for source in sources]
+    for part in parts:
+        check_questions(part, stage=config.stage, instruct=config.bridge.instruct)
+    return Mixture(parts)
 
 
 def _name(config: SourceConfig) -> str:

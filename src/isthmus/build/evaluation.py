@@ -17,7 +17,8 @@ from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import Batch, Source
-from isthmus.tasks.caption import PatchCaptioner, caption_all
+from isthmus.tasks.asked import Asked, answer_all, answers_right_and_shuffled
+from isthmus.tasks.caption import Caption, PatchCaptioner, caption_all
 from isthmus.tasks.coco import Metric
 from isthmus.tasks.figures import caption_figures, coco_figures, itc_figures, reranked_figures, weight_grid
 from isthmus.tasks.kept import Kept
@@ -64,6 +65,8 @@ class Evaluation:
         stage.eval()
         batches = Kept(self.batches())
         with self.compute.autocast():
+            if isinstance(stage, Stage2) and self.source[0].questions:
+                return self._answers(stage, batches, metrics)
             if isinstance(stage, Stage2):
                 loss = right_and_shuffled(stage, batches, self.source, self.compute.device, seed=self.seed)
                 captioner = partial(caption_by_llm, stage.bridge, stage.llm, decoding=self.decoding)
@@ -101,6 +104,17 @@ class Evaluation:
         self, captioner: PatchCaptioner, batches: Iterable[Batch], metrics: Sequence[Metric]
     ) -> dict[str, Any]:
         captions = caption_all(captioner, batches, self.source, device=self.compute.device)
+        return self._matches(captions, metrics)
+
+    def _answers(self, stage: Stage2, batches: Iterable[Batch], metrics: Sequence[Metric]) -> dict[str, Any]:
+        """Losses and matches of the answers to every question."""
+        rows = Asked(batches, self.source, self.tokenizer, self.compute.device)
+        loss = answers_right_and_shuffled(stage, rows, seed=self.seed)
+        answers = answer_all(stage, rows, self.decoding)
+        counts = {"pictures": len(self.source), "questions": len(answers)}
+        return {"loss": loss, **self._matches(answers, metrics), **counts}
+
+    def _matches(self, captions: Sequence[Caption], metrics: Sequence[Metric]) -> dict[str, Any]:
         figures = caption_figures(captions, seed=self.seed)
         return {**figures, "coco": coco_figures(captions, metrics)} if metrics else figures
 

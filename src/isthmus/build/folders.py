@@ -24,13 +24,31 @@ class FoundBridge:
     folder: Path
     provenance: dict[str, Any]
 
+    @property
+    def instructed(self) -> bool:
+        """Whether it was trained to answer questions."""
+        return bool(self.provenance["config"].get("bridge", {}).get("instruct"))
+
+    @property
+    def ability(self) -> str:
+        """What it can do."""
+        if self.provenance["stage"] == 1:
+            return "it matches, embeds and captions by the Q-Former"
+        if self.instructed:
+            return "it answers questions through its language model"
+        return "it captions through its language model"
+
 
 @dataclass(frozen=True)
 class Need:
-    """The stage whose bridge is needed, and `what` for, as it is told where there is none."""
+    """The stage whose bridge is needed, and `what` for, as it is told where there is none.
+
+    Of stage 2, one that is `instructed` answers questions, and another captions.
+    """
 
     stage: int
     what: str
+    instructed: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,7 @@ class Moved:
     form: str = "{}={!r}"
 
 
-MATCH, EMBED = Need(1, "match"), Need(1, "embed")
+MATCH, EMBED, ASK = Need(1, "match"), Need(1, "embed"), Need(2, "answer questions", instructed=True)
 
 
 def need_of_caption(by: str | None, prompt: object, stages: Container[int]) -> Need:
@@ -61,18 +79,27 @@ def need_of_caption(by: str | None, prompt: object, stages: Container[int]) -> N
 def check_need(need: Need, bridges: Mapping[int, FoundBridge]) -> None:
     """Raise `AbsentPartError` where no bridge can do what is needed: what there is can do, and what to give."""
     if need.stage in bridges:
+        _check_instructed(need, bridges[need.stage])
         return
     (other,) = bridges.values()
     if need.stage == 1:
         start = (other.provenance["config"].get("init") or {}).get("from")
         raise AbsentPartError(
-            f"{other.folder} is of stage 2: it captions through its language model and cannot {need.what}; give the "
+            f"{other.folder} is of stage 2: {other.ability} and cannot {need.what}; give the "
             f"folder of stage 1 too{f' (it began from {start})' if start else ''}"
         )
+    trained = ", one trained with bridge.instruct," if need.instructed else ""
     raise AbsentPartError(
-        f"{other.folder} is of stage 1: it matches, embeds and captions by the Q-Former, and cannot {need.what}; give "
-        "the folder of stage 2 too"
+        f"{other.folder} is of stage 1: {other.ability}, and cannot {need.what}; give the folder of stage 2{trained} "
+        "too"
     )
+
+
+def _check_instructed(need: Need, bridge: FoundBridge) -> None:
+    if need.stage == 1 or need.instructed == bridge.instructed:
+        return
+    remedy = "give the folder of a run with bridge.instruct=true" if need.instructed else "use ask, with a question"
+    raise AbsentPartError(f"{bridge.folder} is of stage 2: {bridge.ability}, and cannot {need.what}; {remedy}")
 
 
 def find_bridges(folders: Sequence[Path]) -> dict[int, FoundBridge]:

@@ -53,9 +53,10 @@ def stage1_from(start: Start, config: BridgeConfig, *, seed: int) -> BuiltBridge
     """
     sizes = start.file.sizes
     if not sizes.text or sizes.shared_width is None:
+        absent, it = ("heads", "them") if sizes.text else ("text half", "it")
         raise CheckpointError(
-            f"{start.folder} is a bridge of stage {start.stage}, which leaves the text half behind, and stage 1 trains "
-            "it; give the folder of a stage-1 run"
+            f"{start.folder} is a bridge of stage {start.stage}, which leaves the {absent} behind, and stage 1 trains "
+            f"{it}; give the folder of a stage-1 run"
         )
     words = fitting_state(start.file)[WORDS]
     filled = fill_absent(sizes, words, start.init, _tokenizer(start, config), seed=seed)
@@ -65,9 +66,17 @@ def stage1_from(start: Start, config: BridgeConfig, *, seed: int) -> BuiltBridge
 def stage2_from(start: Start, config: BridgeConfig, llm: Tower, *, language_width: int) -> BuiltBridge:
     """Go on in stage 2: the query path is taken, and the projection where it leads into the same language model.
 
-    Raises `ConfigError` for a contradicting size.
+    With `config.instruct` the text half is taken too, all but the LM head.
+    Raises `ConfigError` for a contradicting size, `CheckpointError` where the text half is needed and absent.
     """
-    sizes = replace(start.file.sizes, text=False, shared_width=None, language_width=language_width)
+    if config.instruct and not start.file.sizes.text:
+        raise CheckpointError(
+            f"{start.folder} is a bridge of stage {start.stage} that left the text half behind, and `bridge.instruct` "
+            "reads questions by it; give the folder of a stage-1 run, or of one that was trained with bridge.instruct"
+        )
+    sizes = replace(
+        start.file.sizes, text=config.instruct, lm_head=False, shared_width=None, language_width=language_width
+    )
     before = start.file.provenance["towers"].get("llm")
     if before is None or start.file.sizes.language_width is None:
         return _take(start, config, sizes, anew=PROJECTION)
@@ -96,6 +105,9 @@ def _take(
     if absent := sorted(set(new) - elsewhere):
         raise CheckpointError(f"{start.folder} lacks parts that this stage trains: {', '.join(absent[:5])}")
     bridge.load_state_dict({**state, **fills, **taken})
+    if bridge.projection is not None and bridge.qformer.text is not None:
+        # `fuse` ends with the queries: nothing reads the last words, and DDP would wait for their gradients
+        bridge.qformer.layers[-1].text_feed_forward.requires_grad_(False)
     counts = f"{len(taken)} tensors taken, {len(new)} new, {len(left)} left"
     report = [
         f"bridge from {start.folder} (stage {start.stage}): {counts}{why}",

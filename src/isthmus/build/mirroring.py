@@ -1,4 +1,4 @@
-"""Captions that say left or right beside pictures that are mirrored: half of them become false."""
+"""Captions, or questions, that say left or right beside pictures that are mirrored: half of them become false."""
 
 import logging
 import re
@@ -20,10 +20,11 @@ def warn_of_sides(source: Source, config: FeaturesConfig) -> None:
     mirrors = config.flip and (config.folder is None or config.views > 1)
     if not mirrors or distributed.rank() > 0:
         return
+    examples = (source[index] for index in range(len(source)))
     found = [
-        caption
-        for index in range(len(source))
-        if (caption := next(filter(_SIDE.search, source[index].captions), None)) is not None
+        text
+        for example in examples
+        if (text := next(filter(_SIDE.search, (*example.captions, *example.questions)), None)) is not None
     ]
     if found and len(found) >= WORTH_A_WARNING * len(source):
         _log.warning(

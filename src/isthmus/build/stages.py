@@ -47,15 +47,20 @@ def build_stage2(config: RunConfig, source: Source, workshop: Workshop) -> tuple
 
 
 def make_prompt(config: LanguageConfig, source: Source, *, seed: int) -> Prompt:
-    """The configured prompt, with as many example lines of different training captions as it asks for."""
+    """The configured prompt, with as many example lines of different training captions as it asks for.
+
+    Where captions answer questions, a line has both.
+    """
     fields = config.prompt.model_dump()
     wanted = fields.pop("examples")
-    examples: dict[str, None] = {}
+    examples: dict[tuple[str, ...], None] = {}
     for index in permutation(len(source), seed).tolist():
         if len(examples) == wanted:
             break
-        examples[normalise(source[index].captions[0])] = None
-    return Prompt(**fields).with_examples(list(examples))
+        example = source[index]
+        examples[tuple(map(normalise, (example.captions[0], *example.questions[:1])))] = None
+    captions, *questions = zip(*examples, strict=True) if examples else [()]
+    return Prompt(**fields).with_examples(captions, *questions)
 
 
 def starts_projection(built: BuiltBridge) -> bool:
@@ -85,8 +90,9 @@ def start_projection(stage: Stage2, config: BridgeConfig, batches: Iterable[Batc
     device = projection.weight.device
     states, targets = [], []
     for host in batches:
-        states.append(stage.bridge.qformer.encode_image(host.vision.to(device)).states.float())
-        target = stage.llm.tokenize(host.captions).to(device)
+        batch = host.to(device)
+        states.append(stage.bridge.query_states(batch.vision, batch.instruction).float())
+        target = stage.llm.tokenize(batch.captions).to(device)
         weight = target.mask[..., None].float()
         targets.append((stage.llm.embed(target.ids).float() * weight).sum(1) / weight.sum(1))
     start_least_squares(projection, torch.cat(states), torch.cat(targets), scale=scale)

@@ -44,8 +44,8 @@ def show_figures(figures: dict[str, Any]) -> None:
 def show_captions(figures: dict[str, Any], *, count: int = 8) -> None:
     """Print the first captions of a set, in its own order."""
     console.print("first captions (true -> said):")
-    for said, true in figures["captions"][:count]:
-        console.print(f"  {true}  ->  {said}", markup=False)
+    for said, true, *asked in figures["captions"][:count]:
+        console.print(f"  {'  '.join([*asked, true])}  ->  {said}", markup=False)
 
 
 def retrieval_table(sets: dict[str, dict[str, Any]]) -> Group:

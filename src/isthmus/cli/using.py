@@ -79,6 +79,31 @@ def caption(
 
 
 @app.command(
+    short_help="Answers to questions about a picture.",
+    epilog=examples('isthmus ask boat.jpg "What colour is the boat?" "Is there a sail?" --model runs/asked'),
+)
+def ask(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION", help="What to ask about it.")],
+    model: Models = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 30,
+    num_beams: NumBeams = 1,
+    device: Device = "auto",
+    dtype: Precision = "auto",
+    encoder: Encoder = None,
+    llm: Llm = None,
+    json: Json = False,
+) -> None:
+    """Answer questions about a picture, by a bridge that was trained with questions (bridge.instruct)."""
+    from isthmus.cli.ask import run_ask
+    from isthmus.cli.inputs import Loading
+    from isthmus.language.llm import Decoding
+
+    loading, decoding = Loading(model, device, dtype, encoder, llm), Decoding(max_new_tokens, num_beams=num_beams)
+    run_ask(image, questions, loading, decoding, as_json=json)
+
+
+@app.command(
     short_help="Which of some texts fits a picture best.",
     epilog=examples('isthmus match boat.jpg "a red boat" "a blue car" --model runs/quickstart'),
 )

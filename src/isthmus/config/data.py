@@ -13,7 +13,7 @@ ONE, SEVERAL = "(one)", "(several)"
 _KEYS_OF_KIND = {
     "imagefolder": ("folder", "metadata"),
     "sidecar": ("folder",),
-    "table": ("table", "split", "image_column", "text_column", "id_column"),
+    "table": ("table", "split", "image_column", "text_column", "id_column", "question_column"),
 }
 
 
@@ -36,6 +36,8 @@ class SourceConfig(Section):
     """The column of captions: a string or a list of strings (table)."""
     id_column: str | None = None
     """The column that names the thing pictured (table); empty: the picture's path or bytes."""
+    question_column: str | None = None
+    """The column of the questions that the texts answer (table); empty: `question`, if there is such a column."""
     weight: float | None = Field(default=None, gt=0)
     """Share of the training rows among several sources, in proportion; empty for all: their sizes."""
 

@@ -8,6 +8,8 @@ from isthmus.config.base import Section
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+QUESTION = "{question}"
+"""What stands in a prompt in the place of the question."""
 
 
 class EncoderConfig(Section):
@@ -42,7 +44,7 @@ class PromptConfig(Section):
     before: str = ""
     """Text before the soft prompt, the same in every row."""
     after: str = ""
-    """Text after the soft prompt."""
+    """Text after the soft prompt; with `bridge.instruct` it holds `{question}`, in whose place each question stands."""
     caption_prefix: str | None = None
     """White space put before each caption; empty: a space, or none in a chat and for an encoder-decoder model."""
     end: str | None = None
@@ -132,6 +134,9 @@ class BridgeConfig(Section):
     """Dropout of the Q-Former."""
     projection: Literal["random", "least_squares"] = "random"
     """How the projection into the language model starts (stage 2)."""
+    instruct: bool = False
+    """Stage 2 only: train on questions and answers; the Q-Former reads the question beside the picture, and the
+    language model reads it too (InstructBLIP)."""
 
     @model_validator(mode="after")
     def _keys_do_something(self) -> "BridgeConfig":

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from isthmus.config.base import PathText, Section
 from isthmus.config.data import ONE, SEVERAL, DataConfig, FeaturesConfig
 from isthmus.config.describe import nearest
-from isthmus.config.model import BridgeConfig, EncoderConfig, LanguageConfig
+from isthmus.config.model import QUESTION, BridgeConfig, EncoderConfig, LanguageConfig
 from isthmus.config.train import ObjectivesConfig, TrainConfig
 from isthmus.errors import ConfigError
 
@@ -87,6 +87,7 @@ class RunConfig(Section):
         foreign: dict[int, dict[str, object]] = {
             1: {
                 "bridge.projection": self.bridge.projection != "random",
+                "bridge.instruct": self.bridge.instruct,
                 "train.lr_projection": self.train.lr_projection,
             },
             2: {
@@ -112,7 +113,27 @@ class RunConfig(Section):
             raise ValueError(f"stage 2 needs `{missing}`: a frozen language model and the folder of a trained bridge")
         if starts:
             raise ValueError(f"`bridge.{starts[0]}` starts a bridge in stage 1; stage 2 has `init.from`; leave it out")
+        self._check_question(self.llm)
         return self
+
+    def _check_question(self, llm: LanguageConfig) -> None:
+        """Where the bridge reads questions, the language model is asked them too, and nowhere else."""
+        asked = QUESTION in llm.prompt.after
+        if self.bridge.instruct and not asked:
+            raise ValueError(
+                "`bridge.instruct` asks the language model too: give `llm.prompt.after` the place of the question, for "
+                f'example " Question: {QUESTION} Answer:"'
+            )
+        if asked and not self.bridge.instruct:
+            raise ValueError(
+                f"`llm.prompt.after` holds {QUESTION}, which stands for the questions of bridge.instruct=true; set "
+                "that, or leave it out of the prompt"
+            )
+        if self.bridge.instruct and llm.prefix_lm:
+            raise ValueError(
+                "`llm.prefix_lm` splits captions, and with `bridge.instruct` the encoder reads the question in "
+                "place of a part; leave it out"
+            )
 
     def _check_stage1(self, starts: list[str]) -> None:
         if len(starts) + (self.init is not None) != 1:

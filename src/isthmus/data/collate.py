@@ -12,14 +12,15 @@ from isthmus.fingerprint import text_identity
 from isthmus.records import Batch, Identity, Text
 
 Tokenize = Callable[[Sequence[str]], Text]
-"""Normalised captions → the Q-Former's tokens; passed in, since data knows no tokenizer."""
+"""Normalised captions or questions → the Q-Former's tokens; passed in, since data knows no tokenizer."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One row of a step: its picture as patches or pixels, the caption chosen, and the keys of both.
 
-    `bad` are the pictures that could not be read and in whose place this one stands.
+    `bad` are the pictures that could not be read and in whose place this one stands; `question` is what the caption
+    answers, if it does.
     """
 
     vision: Float[Tensor, "..."]
@@ -27,13 +28,17 @@ class Row:
     image_id: str
     index: int
     bad: tuple[Bad, ...] = ()
+    question: str | None = None
 
 
 def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
     """Stack rows, in order, into a Batch; `vision` keeps its dtype.
 
     Captions are the same when the Q-Former reads the same tokens: after lower-casing and the cut at its longest text.
+    Either every row has a question or none has.
     """
+    questions = tuple(row.question for row in rows if row.question is not None)
+    assert len(questions) in (0, len(rows))
     captions = tuple(row.caption for row in rows)
     text = tokenize(captions)
     identity = Identity(
@@ -46,6 +51,8 @@ def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
         text=text,
         identity=identity,
         index=torch.tensor([row.index for row in rows]),
+        questions=questions or None,
+        instruction=tokenize(questions) if questions else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What one entry of a metadata file or a table may hold: a file name, an id, captions."""
+"""What one entry of a metadata file or a table may hold: a file name, an id, captions, questions."""
 
 import os
 import posixpath
@@ -7,6 +7,9 @@ from unicodedata import category
 
 from isthmus.data.text import normalise
 from isthmus.errors import DataError
+
+QUESTION = "question"
+"""What the key or the column of questions is called, unless a config says otherwise."""
 
 _INVISIBLE = ("Zs", "Cf", "Cc")
 """Spaces, marks such as the zero-width space, controls: what no tokenizer makes a word of."""
@@ -58,22 +61,42 @@ def read_id(given: object, where: str, key: str = "image_id") -> str:
 
 def read_captions(given: object, where: str, key: str = "text") -> tuple[str, ...]:
     """Check one caption or a list of them, and give them normalised."""
+    return _texts(given, where, key, "caption")
+
+
+def read_questions(given: object, where: str, answers: int, key: str = QUESTION) -> tuple[str, ...]:
+    """Check the questions that so many texts answer, and give each text its own, normalised.
+
+    A list has one for each text; a string is the question of all of them.
+    """
+    questions = _texts(given, where, key, "question")
+    if isinstance(given, str):
+        return questions * answers
+    if len(questions) != answers:
+        raise DataError(
+            f'{where}: there are {len(questions)} questions under "{key}" for {answers} texts; give each text the '
+            "question that it answers."
+        )
+    return questions
+
+
+def _texts(given: object, where: str, key: str, what: str) -> tuple[str, ...]:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list):
         raise DataError(f'{where}: "{key}" is {kind_of(given)}; give a string or a list of strings.')
     if not texts:
-        raise DataError(f'{where}: "{key}" is an empty list; give at least one caption.')
-    return tuple(_caption(text, where, key) for text in texts)
+        raise DataError(f'{where}: "{key}" is an empty list; give at least one {what}.')
+    return tuple(_text(text, where, key, what) for text in texts)
 
 
-def _caption(text: object, where: str, key: str) -> str:
-    if not isinstance(text, str):
-        raise DataError(f'{where}: a caption under "{key}" is {kind_of(text)}; give strings only.')
-    caption = normalise(text)
-    if all(category(letter) in _INVISIBLE for letter in caption):
-        raise DataError(f"{where}: a caption is empty or only white space; write it or remove it.")
-    if "\0" in caption:  # bytes of UTF-16 that were read as UTF-8
-        raise DataError(f"{where}: a caption holds a NUL character; remove it, or save the file as UTF-8.")
-    if not caption.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in caption):
-        raise DataError(f"{where}: a caption holds half a surrogate pair; write the character whole.")
-    return caption
+def _text(given: object, where: str, key: str, what: str) -> str:
+    if not isinstance(given, str):
+        raise DataError(f'{where}: a {what} under "{key}" is {kind_of(given)}; give strings only.')
+    text = normalise(given)
+    if all(category(letter) in _INVISIBLE for letter in text):
+        raise DataError(f"{where}: a {what} is empty or only white space; write it or remove it.")
+    if "\0" in text:  # bytes of UTF-16 that were read as UTF-8
+        raise DataError(f"{where}: a {what} holds a NUL character; remove it, or save the file as UTF-8.")
+    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"{where}: a {what} holds half a surrogate pair; write the character whole.")
+    return text

@@ -4,8 +4,8 @@
     ├── metadata.jsonl     {"file_name": "a/1.jpg", "text": "a red boat"}
     └── a/1.jpg            {"file_name": "a/2.jpg", "text": ["two oars", "oars"], "image_id": "17"}
 
-or `metadata.csv` with the columns file_name, text and, optionally, image_id. The layout is that of Hugging Face's
-ImageFolder, so such a folder serves both; further keys and columns are ignored.
+or `metadata.csv` with the columns file_name, text and, optionally, image_id and question. The layout is that of
+Hugging Face's ImageFolder, so such a folder serves both; further keys and columns are ignored.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,9 @@ class ImageFolder:
     """The captioned pictures of a folder, in the order of its metadata; a `Source`.
 
     `file_name` is relative to the folder, `text` a caption or a list of them, `image_id` (a string or an
-    integer, optional) names the thing pictured and is the file name where it is missing. Captions come
-    normalised. Without `metadata`, that is `metadata.jsonl`, or `metadata.csv` where there is no such file.
+    integer, optional) names the thing pictured and is the file name where it is missing. `question` (optional, then
+    in every line) is what the texts answer: one for all of a line, or a list with one for each. All come normalised.
+    Without `metadata`, that is `metadata.jsonl`, or `metadata.csv` where there is no such file.
     Every picture's file must be there, unless `check_files` is off; none is opened.
 
     Raises DataError with the path, the line and what to do for anything else.
@@ -46,7 +47,7 @@ class ImageFolder:
             path = self.folder / entry.name
             if check_files and kind_at(path, entry.where) != "file":
                 raise DataError(f"{entry.where}: there is no file {path}; add the picture or remove the line.")
-            yield Example(path, entry.image_id or entry.name, entry.captions)
+            yield Example(path, entry.image_id or entry.name, entry.captions, entry.questions)
 
 
 def _find(folder: Path, metadata: str | None) -> Path:

@@ -54,7 +54,7 @@ def crop_draws(*key: int) -> tuple[float, ...]:
 
 
 class TrainingRows(Dataset[Row | UserError]):
-    """Rows for training: the picture as `look` gives it, and one of its captions by a keyed draw.
+    """Rows for training: the picture as `look` gives it, and one of its captions by a keyed draw, with its question.
 
     With `refill`, another row stands in for one whose picture cannot be read, drawn among the rows of the same one of
     `spans`; without, the row is its DataError.
@@ -93,7 +93,7 @@ class TrainingRows(Dataset[Row | UserError]):
 
 
 class EvaluationRows(Dataset[Row | UserError]):
-    """Rows for evaluation: the first caption; `look` should give the centre view (the epoch is always 0)."""
+    """Rows for evaluation: the first caption and question; `look` should give the centre view (epoch 0 always)."""
 
     def __init__(self, source: Source, look: Look) -> None:
         self._source = source
@@ -215,4 +215,5 @@ def _row(example: Example, caption: int, look: Look, visit: Visit) -> Row | User
         vision = look(example, visit.row, visit.epoch)
     except UserError as error:
         return error
-    return Row(vision, normalise(example.captions[caption]), example.image_id, visit.row)
+    question = normalise(example.questions[caption]) if example.questions else None
+    return Row(vision, normalise(example.captions[caption]), example.image_id, visit.row, question=question)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.data.csv_rows import csv_rows
-from isthmus.data.entries import kind_of, read_captions, read_id, read_name, required
+from isthmus.data.entries import QUESTION, kind_of, read_captions, read_id, read_name, read_questions, required
 from isthmus.data.place import decode_line, unreadable
 from isthmus.errors import DataError
 
@@ -16,12 +16,16 @@ CSV_COLUMNS = ("file_name", "text")
 
 @dataclass(frozen=True)
 class Entry:
-    """What a metadata file says of one picture; `where` names the place it is said."""
+    """What a metadata file says of one picture; `where` names the place it is said.
+
+    `questions` are what the captions answer, one for each, or none.
+    """
 
     where: str
     name: str
     image_id: str | None
     captions: tuple[str, ...]
+    questions: tuple[str, ...] = ()
 
 
 def read_metadata(path: Path) -> Iterator[Entry]:
@@ -34,6 +38,7 @@ def read_metadata(path: Path) -> Iterator[Entry]:
 
 def _read_json_lines(path: Path) -> Iterator[Entry]:
     first_line: dict[str, int] = {}
+    first: Entry | None = None
     for number, raw in _lines(path):
         where = f"{path}, line {number}"
         entry = _parse(raw, where)
@@ -45,9 +50,25 @@ def _read_json_lines(path: Path) -> Iterator[Entry]:
             )
         first_line[name] = number
         image_id = read_id(entry["image_id"], where) if "image_id" in entry else None
-        yield Entry(where, name, image_id, read_captions(required(entry, "text", where), where))
-    if not first_line:
+        read = _with_questions(
+            Entry(where, name, image_id, read_captions(required(entry, "text", where), where)), entry.get(QUESTION)
+        )
+        first = first or read
+        if bool(read.questions) != bool(first.questions):
+            here, there = ("a question", "none") if read.questions else ("no question", "one")
+            raise DataError(
+                f"{where}: there is {here}, and {there} at {first.where}; give one to all texts or to none."
+            )
+        yield read
+    if first is None:
         raise DataError(f"{path}: the file has no line; write one JSON object for each picture.")
+
+
+def _with_questions(entry: Entry, given: object) -> Entry:
+    """An entry with the questions that its captions answer; None: there are none."""
+    if given is None:
+        return entry
+    return replace(entry, questions=read_questions(given, entry.where, len(entry.captions)))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -76,12 +97,13 @@ def _read_csv(path: Path) -> Iterator[Entry]:
     for where, row in csv_rows(path, CSV_COLUMNS):
         name, given = read_name(row["file_name"], where), row.get("image_id")
         image_id = read_id(given, where) if given else None
-        entry = Entry(where, name, image_id, read_captions(row["text"], where))
+        entry = _with_questions(Entry(where, name, image_id, read_captions(row["text"], where)), row.get(QUESTION))
         before = entries.setdefault(name, entry)
         if before is not entry:
             if before.image_id != image_id:
                 raise DataError(f"{where}: {name!r} has another image_id than at {before.where}; give it the same.")
-            entries[name] = replace(before, captions=before.captions + entry.captions)
+            captions, questions = before.captions + entry.captions, before.questions + entry.questions
+            entries[name] = replace(before, captions=captions, questions=questions)
     if not entries:
         raise DataError(f"{path}: the file has no row; write one for each caption.")
     yield from entries.values()

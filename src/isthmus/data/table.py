@@ -5,14 +5,14 @@ the table are read one by one, when they are asked for. CSV holds paths and is r
 a number, which is a name like any other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isthmus.data.csv_rows import csv_rows
-from isthmus.data.entries import is_path, kind_of, read_captions, read_id, read_name
+from isthmus.data.entries import QUESTION, is_path, kind_of, read_captions, read_id, read_name, read_questions
 from isthmus.data.hashes import known_hashes
 from isthmus.data.place import kind_at, unreadable
 from isthmus.errors import DataError
@@ -25,11 +25,23 @@ _REASON = 200
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold pictures, captions and, if there is one, the id of the thing pictured."""
+    """Which columns hold pictures, captions and, if there are such, ids of the thing pictured and questions.
+
+    Without a name for it, a column `question` that is nothing else holds questions.
+    """
 
     image: str = "image"
     text: str = "text"
     id: str | None = None
+    question: str | None = None
+
+    def named(self) -> list[str]:
+        """The columns that must be there."""
+        return [name for name in (self.image, self.text, self.id, self.question) if name is not None]
+
+    def question_in(self, there: Container[str]) -> str | None:
+        """The column of questions among those that are there; None where there is none."""
+        return self.question or (QUESTION if QUESTION in there and QUESTION not in self.named() else None)
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,8 @@ class TableSource:
     """The rows of a table, in their order; a `Source`.
 
     `table` is the path of a file that ends in .parquet or .csv, or `hub:NAME@REVISION`. Pictures are bytes, as the
-    Image feature of `datasets` or alone, or paths within the file's folder; captions a string or a list of them.
+    Image feature of `datasets` or alone, or paths within the file's folder; captions a string or a list of them, and
+    so are questions: a string is that of all captions of the row.
     Without a column of ids, rows with the same path or the same bytes are the same thing; to know, every picture is
     read once. Rows are counted from 0, lines of CSV from 1. `check_files` is as in `ImageFolder`.
 
@@ -85,10 +98,13 @@ def _csv_examples(table: str, split: str, columns: Columns, check_files: bool) -
     if split != "train":
         raise _no_split(table, split, "train")
     row = None
-    for where, row in csv_rows(Path(table), [name for name in (columns.image, columns.text, columns.id) if name]):
+    for where, row in csv_rows(Path(table), columns.named()):
         image = _path(row[columns.image], table, where, check_files)
         thing = read_id(row[columns.id], where, columns.id) if columns.id else _within(table, image)
-        yield Example(image, thing, read_captions(row[columns.text], where, columns.text))
+        captions = read_captions(row[columns.text], where, columns.text)
+        question = columns.question_in(row)
+        questions = read_questions(row[question], where, len(captions), question) if question else ()
+        yield Example(image, thing, captions, questions)
     if row is None:
         raise _empty(table)
 
@@ -100,7 +116,8 @@ def _examples(table: str, split: str, columns: Columns, check_files: bool) -> It
         read_captions(given, f"{table}, row {row}", columns.text) for row, given in enumerate(data[columns.text])
     ]
     images = _images(data, table, columns.image, check_files)
-    yield from map(Example, images, _ids(data, table, columns, images), captions)
+    questions = _questions(data, table, columns, captions)
+    yield from map(Example, images, _ids(data, table, columns, images), captions, questions)
 
 
 def _load(table: str, split: str) -> Any:
@@ -181,8 +198,8 @@ def _quiet(datasets: Any) -> Iterator[None]:
 
 
 def _check_columns(table: str, there: list[str], columns: Columns) -> None:
-    for column in (columns.image, columns.text, columns.id):
-        if column is not None and column not in there:
+    for column in columns.named():
+        if column not in there:
             raise DataError(f"{table}: there is no column {column!r}; the columns there are: {', '.join(there)}.")
 
 
@@ -214,6 +231,17 @@ def _ids(data: Any, table: str, columns: Columns, images: list[Path | PictureByt
     if isinstance(images[0], Path):
         return [_within(table, path) for path in images if isinstance(path, Path)]
     return [known or f"row {row}" for row, known in enumerate(known_hashes(images))]
+
+
+def _questions(data: Any, table: str, columns: Columns, captions: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """What each row's captions answer; nothing where there is no column of questions."""
+    column = columns.question_in(data.column_names)
+    if column is None:
+        return [()] * len(captions)
+    return [
+        read_questions(given, f"{table}, row {row}", len(answers), column)
+        for row, (given, answers) in enumerate(zip(data[column], captions, strict=True))
+    ]
 
 
 def _within(table: str, path: Path) -> str:

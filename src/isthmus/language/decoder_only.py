@@ -2,9 +2,11 @@
 
 The sequence is [BOS] before [soft prompt] [BOS] after [caption] [end mark], labels on caption and end mark only
 (BLIP-2, section 3.3 and figure 3, with text allowed before the soft prompt). In a chat, the template's own marks
-stand around before and after, and close the caption. What stands before the soft prompt is frozen and the same in
-every row: its keys and values are computed once, and read by every step. Under dropout they differ by row and step,
-and the whole sequence is computed.
+stand around before and after, and close the caption. Where rows have prompts of their own after the soft prompt, as
+questions are, no gap stands within a row, and all padding on its right.
+
+What stands before the soft prompt is frozen and the same in every row: its keys and values are computed once, and read
+by every step. Under dropout they differ by row and step, and the whole sequence is computed.
 """
 
 import copy
@@ -54,19 +56,33 @@ class DecoderOnlyLLM(TransformersLLM):
         self._prefixes: dict[tuple[torch.device, torch.dtype], Cache] = {}
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
+    def tokenize(
+        self, captions: Sequence[str], draws: Sequence[float] | None = None, *, prompts: Sequence[str] | None = None
+    ) -> Target:
+        """Turn captions into labels, after a row's own prompt where there is one; padded on the right, on the CPU."""
+        if prompts is None:
+            return super().tokenize(captions)
+        after = [self._after_ids(text) for text in self._afters(prompts, len(captions))]
+        text = self._padded([a + b for a, b in zip(after, self._label_rows(captions), strict=True)])
+        starts = torch.tensor([len(ids) for ids in after], dtype=torch.long)[:, None]
+        return Target(text.ids, text.mask & (torch.arange(text.ids.shape[1]) >= starts), seen=text.mask)
+
     def row_losses(
         self, soft_prompt: Float[Tensor, "B Q L"], target: Target
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Give each row's summed cross-entropy over caption and end mark, and its count of label tokens."""
         batch = soft_prompt.shape[0]
+        seen = target.mask if target.seen is None else target.seen
         with self.own_precision():
-            after = self._embed_ids(self._after).expand(batch, -1, -1)
-            head = torch.cat([soft_prompt.to(self.model.dtype), after], 1)
+            head = soft_prompt.to(self.model.dtype)
+            if target.seen is None:
+                head = torch.cat([head, self._embed_ids(self._after).expand(batch, -1, -1)], 1)
             always = target.mask.new_ones(batch, len(self._before) + head.shape[1])
             if not self._reads_cache():
                 head = torch.cat([self._embed_ids(self._before).expand(batch, -1, -1), head], 1)
             sequence = torch.cat([head, self.embed(target.ids[:, :-1])], 1)
-            mask = torch.cat([always, target.mask[:, :-1]], 1)
+            mask = torch.cat([always, seen[:, :-1]], 1)
+            self._check_length(mask.shape[1])
             labels = place_labels(target, head.shape[1] - 1, compact=soft_prompt.device.type == "cpu")
             logits = self._logits(sequence, mask.long(), labels.kept)
             precise = logits.to(torch.promote_types(logits.dtype, torch.float32))

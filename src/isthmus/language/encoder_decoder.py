@@ -2,11 +2,14 @@
 
 The encoder reads [BOS] before [soft prompt] [BOS] after [the caption's first part] [end of sequence], the decoder is
 asked for the rest and the end of sequence (BLIP-2, section 3.3 and figure 3: prefix language modelling). The paper's
-code lacks the split; its authors' rule is a point uniform from the first token to the middle of the caption.
+code lacks the split; its authors' rule is a point uniform from the first token to the middle of the caption. Where
+rows have prompts of their own after the soft prompt, as questions are, the encoder reads those, and the decoder is
+asked for the whole.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -59,27 +62,32 @@ class EncoderDecoderLLM(TransformersLLM):
         self._before = (self._bos() if first else []) + self._ids(filled.before)
         self._bos_after = [] if first else self._bos()
 
-    def tokenize(self, captions: Sequence[str], draws: Sequence[float] | None = None) -> Target:
-        """Turn captions into labels, and with `draws` the first tokens of each into what the encoder reads.
+    def tokenize(
+        self, captions: Sequence[str], draws: Sequence[float] | None = None, *, prompts: Sequence[str] | None = None
+    ) -> Target:
+        """Turn captions into labels, and a row's own prompt or, with `draws`, its first tokens into what is given.
 
         Of T tokens the encoder reads a number drawn evenly from 1 to T / 2; of a single one, none.
         """
+        if prompts is not None:
+            whole = super().tokenize(captions)
+            return replace(whole, given=self._tails(self._afters(prompts, len(captions))))
         if draws is None or not self.splits_captions:
             return super().tokenize(captions)
         rows = [self._caption_ids(caption) for caption in captions]
         splits = [_split(len(row), draw) for row, draw in zip(rows, draws, strict=True)]
         labels = self._padded([row[split:] + self._end for row, split in zip(rows, splits, strict=True)])
-        return Target(
-            labels.ids, labels.mask, self._tails([row[:split] for row, split in zip(rows, splits, strict=True)])
-        )
+        given = [row[:split] for row, split in zip(rows, splits, strict=True)]
+        return Target(labels.ids, labels.mask, self._tails([self.prompt.after] * len(rows), given))
 
     def row_losses(
         self, soft_prompt: Float[Tensor, "B Q L"], target: Target
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Give each row's summed cross-entropy over its labels and end of sequence, and its count of them."""
         with self.own_precision():
-            tails = target.given or self._tails([[]] * len(soft_prompt)).to(soft_prompt.device)
+            tails = target.given or self._tails([self.prompt.after] * len(soft_prompt)).to(soft_prompt.device)
             sequence, mask = self._encoder_input(soft_prompt, tails)
+            self._check_length(sequence.shape[1])
             logits = self.model(
                 inputs_embeds=sequence,
                 attention_mask=mask.long(),
@@ -97,9 +105,9 @@ class EncoderDecoderLLM(TransformersLLM):
         """Write until the end of sequence; shorter prompts are padded on the right, out of the encoder's sight."""
         if not len(soft_prompt):
             return []
-        after = [self._after_ids(text) + self._end for text in self._afters(prompts, len(soft_prompt))]
+        tails = self._tails(self._afters(prompts, len(soft_prompt)))
         with self._writing():
-            sequence, mask = self._encoder_input(soft_prompt, self._padded(after).to(soft_prompt.device))
+            sequence, mask = self._encoder_input(soft_prompt, tails.to(soft_prompt.device))
             self._check_length(max(sequence.shape[1], decoding.max_new_tokens))
             settings = generation_config(decoding, stops=self._stops, padding=self._padding())
             settings.decoder_start_token_id = self._start
@@ -114,10 +122,10 @@ class EncoderDecoderLLM(TransformersLLM):
     def _after_ids(self, after: str) -> list[int]:
         return self._bos_after + self._ids(after)
 
-    def _tails(self, given: Sequence[list[int]]) -> Text:
+    def _tails(self, afters: Sequence[str], given: Sequence[list[int]] | None = None) -> Text:
         """What the encoder reads after the soft prompt, without a gap: the prompt's text, what is given, the end."""
-        after = self._after_ids(self.prompt.after)
-        return self._padded([after + row + self._end for row in given])
+        rows = given or [[]] * len(afters)
+        return self._padded([self._after_ids(text) + row + self._end for text, row in zip(afters, rows, strict=True)])
 
     def _encoder_input(
         self, soft_prompt: Float[Tensor, "B Q L"], tails: Text

@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
+from typing import TypedDict
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from isthmus.errors import ConfigError
@@ -63,20 +64,39 @@ class Decoding:
                 raise ConfigError(f"{field.name} is {value!r}: a {'whole ' if whole else ''}number is needed.")
 
 
+class DecodingOptions(TypedDict, total=False):
+    """The fields of `Decoding`, as a call takes them."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    num_beams: int
+    temperature: float
+    top_p: float
+    repetition_penalty: float
+    length_penalty: float
+    seed: int
+
+
 @dataclass(frozen=True)
 class Target(Text):
-    """Captions as label tokens, each closed by the end mark.
+    """Captions as label tokens, each closed by the end mark; `mask` is True on labels.
 
-    `given` is what an encoder reads after the soft prompt where it reads a part of each caption (prefix LM).
+    `given` is what an encoder reads after the soft prompt where that differs from row to row: a part of each caption
+    (prefix LM), or a prompt of the row's own. Where a decoder alone reads such a prompt, `ids` hold it before the
+    labels without a gap, and `seen` is True on both; without, the labels are all there is.
     """
 
     given: Text | None = None
+    seen: Bool[Tensor, "B T"] | None = None
 
     def to(self, device: torch.device | str) -> "Target":
         """Move every tensor."""
-        given = None if self.given is None else self.given.to(device)
         return replace(
-            self, ids=self.ids.to(device, non_blocking=True), mask=self.mask.to(device, non_blocking=True), given=given
+            self,
+            ids=self.ids.to(device, non_blocking=True),
+            mask=self.mask.to(device, non_blocking=True),
+            given=None if self.given is None else self.given.to(device),
+            seen=None if self.seen is None else self.seen.to(device, non_blocking=True),
         )
 
 
@@ -94,11 +114,14 @@ class FrozenLLM(FrozenModule, ABC):
     splits_captions: bool = False
 
     @abstractmethod
-    def tokenize(self, captions: Sequence[str], draws: Sequence[float] | None = None) -> Target:
+    def tokenize(
+        self, captions: Sequence[str], draws: Sequence[float] | None = None, *, prompts: Sequence[str] | None = None
+    ) -> Target:
         """Turn captions into labels, each closed by the end mark.
 
         A model that `splits_captions` reads the first part of a caption and is asked for the rest; `draws`, one in
         (0, 1) for each caption, say where it is split. Without them, and for every other model, all of it is asked.
+        `prompts[b]` stands after the soft prompt of row b in place of `Prompt.after`, and then nothing is split.
         """
 
     @abstractmethod

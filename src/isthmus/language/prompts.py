@@ -8,6 +8,8 @@ from isthmus.errors import ConfigError
 
 BOS_PLACES = ("first", "after_soft_prompt")
 CAPTION_PREFIX, END = " ", "\n"
+QUESTION = "{question}"
+"""What stands in `after` in the place of the question, where pictures are asked about."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Prompt:
     generation; "" takes the tokenizer's own end of sequence. Where the two are None, the kind of language model
     decides: a space and a line break for a decoder-only model, nothing for an encoder-decoder or a chat. `bos` says
     where the tokenizer's first token stands, if it has one: LAVIS tokenises the text alone, so for BLIP-2's models
-    it comes after the soft prompt.
+    it comes after the soft prompt. Where `after` holds `{question}`, pictures are asked about, and each row has its
+    own.
 
     With `chat`, everything up to `after` is a user's turn and the caption is the assistant's; `turns` holds what the
     tokenizer's chat template puts before the user's words, between the two and after the caption, and is filled in
@@ -39,22 +42,37 @@ class Prompt:
             raise ConfigError(
                 f"caption_prefix {self.caption_prefix!r} is not white space: put words in `after`, where no loss is."
             )
+        if QUESTION in self.before:
+            raise ConfigError(
+                f"{QUESTION} stands in the prompt's `before`, which is the same in every row: put it into `after`."
+            )
         if self.bos not in BOS_PLACES:
             raise ConfigError(f"bos {self.bos!r} is not known: use one of {', '.join(BOS_PLACES)}.")
         if self.chat and (self.caption_prefix or self.end or self.bos != "first"):
             given = "caption_prefix" if self.caption_prefix else "end" if self.end else "bos"
             raise ConfigError(f"the prompt's `{given}` is the chat template's own affair: leave it out beside `chat`.")
 
-    def with_examples(self, examples: Sequence[str]) -> "Prompt":
+    @property
+    def asks(self) -> bool:
+        """Whether it needs a question for every row."""
+        return QUESTION in self.after
+
+    def asking(self, question: str) -> str:
+        """The text after the soft prompt with a question in its place."""
+        return self.after.replace(QUESTION, question)
+
+    def with_examples(self, examples: Sequence[str], questions: Sequence[str] = ()) -> "Prompt":
         r"""Put example lines first: "A picture of:" becomes "A picture of: NAME\n" per example + "A picture of:".
 
-        They show the model the task; without them the loss of a fresh projection starts at twice as much.
+        They show the model the task; without them the loss of a fresh projection starts at twice as much. Where they
+        answer `questions`, one for each, a line is `before`, `after` with the question, and the answer.
         """
         prefix = CAPTION_PREFIX if self.caption_prefix is None else self.caption_prefix
         mark = END if self.end is None else self.end
         if examples and not mark:
             raise ConfigError("example captions need an end mark to tell them apart: set the prompt's `end`.")
-        lines = (f"{self.before}{prefix}{example}{mark}" for example in examples)
+        asked = map(self.asking, questions) if questions else [""] * len(examples)
+        lines = (f"{self.before}{after}{prefix}{text}{mark}" for after, text in zip(asked, examples, strict=True))
         return replace(self, before="".join([*lines, self.before]))
 
     def resolved(self, *, caption_prefix: str, end: str) -> "Prompt":

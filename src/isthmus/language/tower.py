@@ -45,9 +45,11 @@ class TransformersLLM(FrozenLLM):
         self.model.generation_config = GenerationConfig()
         self.width = self.embed(torch.zeros(1, 1, dtype=torch.long, device=self.model.device)).shape[-1]
 
-    def tokenize(self, captions: Sequence[str], draws: Sequence[float] | None = None) -> Target:
+    def tokenize(
+        self, captions: Sequence[str], draws: Sequence[float] | None = None, *, prompts: Sequence[str] | None = None
+    ) -> Target:
         """Turn captions into labels (B T), padded on the right, on the CPU: prefix, caption, end mark."""
-        text = self._padded([self._caption_ids(caption) + self._end for caption in captions])
+        text = self._padded(self._label_rows(captions))
         return Target(text.ids, text.mask)
 
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
@@ -83,6 +85,9 @@ class TransformersLLM(FrozenLLM):
         finally:
             self.model.train(training)
 
+    def _label_rows(self, captions: Sequence[str]) -> list[list[int]]:
+        return [self._caption_ids(caption) + self._end for caption in captions]
+
     def _caption_ids(self, caption: str) -> list[int]:
         return self._ids(f"{self.prompt.caption_prefix}{caption}")[: self.max_tokens]
 
@@ -109,6 +114,8 @@ class TransformersLLM(FrozenLLM):
 
     def _afters(self, prompts: Sequence[str] | None, batch: int) -> list[str]:
         """The text after each row's soft prompt."""
+        if prompts is None and self.prompt.asks:
+            raise ConfigError("this prompt asks a question, and none is given: give one for each picture.")
         if prompts is None:
             return [self.prompt.after] * batch
         if len(prompts) != batch:

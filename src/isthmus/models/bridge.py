@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from isthmus.errors import AbsentPartError
 from isthmus.qformer.layer import Dropouts
 from isthmus.qformer.qformer import QFormer
-from isthmus.records import BridgeSizes
+from isthmus.records import BridgeSizes, Text
 
 START_TEMPERATURE = 0.07
 TEMPERATURE_RANGE = (0.001, 0.5)
@@ -72,9 +72,23 @@ class Bridge(nn.Module):
         logits: Tensor = self.need_heads().match(states)
         return logits.mean(dim=1)
 
+    def query_states(self, patches: Float[Tensor, "B P V"], instruction: Text | None = None) -> Float[Tensor, "B Q D"]:
+        """What the queries have seen of images; with an instruction each, queries and words see each other."""
+        if instruction is None:
+            return self.qformer.encode_image(patches).states
+        return self.qformer.fuse(instruction, self.qformer.memory.project(patches))
+
     def soft_prompt(self, patches: Float[Tensor, "B P V"]) -> Float[Tensor, "B Q L"]:
         """What the language model reads of an image: its query states, projected (BLIP-2 §3.3)."""
-        return self.project(self.qformer.encode_image(patches).states)
+        return self.project(self.query_states(patches))
+
+    def instructed_prompt(self, patches: Float[Tensor, "B P V"], instruction: Text) -> Float[Tensor, "B Q L"]:
+        """What it reads of an image that was looked at with an instruction in mind, under the bidirectional mask.
+
+        Raises `AbsentPartError` without a text half. Source: InstructBLIP (arXiv 2305.06500), instruction-aware visual
+        feature extraction.
+        """
+        return self.project(self.query_states(patches, instruction))
 
     def project(self, states: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q L"]:
         """Project query states to the language model's width; raises `AbsentPartError` without a projection."""

@@ -1,15 +1,17 @@
-"""Captions: through the frozen language model (stage 2), or by the Q-Former itself (ITG, stage 1)."""
+"""Captions and answers: through the frozen language model (stage 2), or by the Q-Former itself (ITG, stage 1)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.errors import ConfigError
 from isthmus.language.decoding import logits_processors
 from isthmus.language.llm import Decoding, FrozenLLM
 from isthmus.models.bridge import Bridge
+from isthmus.qformer.memory import Memory
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import Text
 
@@ -28,6 +30,31 @@ def caption_by_llm(
     `prompts[b]` stands after the soft prompt of image b in place of the trained text there.
     """
     return llm.generate(bridge.soft_prompt(patches), decoding, prompts=prompts)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """R questions: their words, and what the Q-Former reads of them."""
+
+    words: Sequence[str]
+    instruction: Text
+
+    def select(self, index: Int[Tensor, " S"]) -> "Questions":
+        """Take questions by index, in its order, repeats allowed."""
+        return Questions([self.words[row] for row in index.tolist()], self.instruction.select(index).trimmed())
+
+
+@torch.inference_mode()
+def answer_by_llm(
+    bridge: Bridge, llm: FrozenLLM, memory: Memory, decoding: Decoding, *, questions: Questions
+) -> list[str]:
+    """Let the language model answer question r about image r of a memory, which the queries look at with it in mind.
+
+    Source: InstructBLIP (arXiv 2305.06500).
+    """
+    instruction = questions.instruction.to(bridge.qformer.queries.device)
+    soft_prompt = bridge.project(bridge.qformer.fuse(instruction, memory)).to(next(llm.parameters()).device)
+    return llm.generate(soft_prompt, decoding, prompts=list(map(llm.prompt.asking, questions.words)))
 
 
 @torch.inference_mode()

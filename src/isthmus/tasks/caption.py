@@ -25,11 +25,21 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 @dataclass(frozen=True)
 class Caption:
-    """What was said of a picture, and what stands in the source: its references; `image_id` names the thing."""
+    """What was said of a picture, and what stands in the source: its references; `image_id` names the thing.
+
+    Where the picture was asked about, both are answers to `question`.
+    """
 
     said: str
     references: tuple[str, ...]
     image_id: str
+    question: str | None = None
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """What was said beside the first reference, and what was asked."""
+        asked = () if self.question is None else (self.question,)
+        return (self.said, self.references[0], *asked)
 
 
 def caption_all(

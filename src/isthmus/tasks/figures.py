@@ -60,7 +60,7 @@ def caption_figures(captions: Sequence[Caption], *, seed: int) -> dict[str, Any]
     return {
         **{name: float(hits.double().mean()) for name, hits in right.items()},
         "pictures": len(captions),
-        "captions": [(caption.said, caption.references[0]) for caption in captions],
+        "captions": [caption.shown for caption in captions],
         "confidence": {**INTERVALS, **bounds},
     }
 
@@ -98,7 +98,8 @@ def _gain(before: Places, after: Places, embedded: Embedded, seed: int) -> dict[
 
 def in_a_line(figures: Mapping[str, Any]) -> str:
     """What an evaluation found, for the progress of a run: recalls of stage 1, losses of stage 2, exact captions."""
-    exactly = f"{figures['exact_match']:.1f} % of captions exact"
+    what = "answers" if "questions" in figures else "captions"
+    exactly = f"{figures['exact_match']:.1f} % of {what} exact"
     if "loss" in figures:
         loss = figures["loss"]
         found = f"loss {loss['right']:.2f} with the right pictures, {loss['shuffled']:.2f} with shuffled ones"

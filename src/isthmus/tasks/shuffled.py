@@ -20,29 +20,35 @@ from isthmus.records import Batch, Example, Source
 _BATCH = 48
 
 
-def other_things(examples: Sequence[Example], *, seed: int) -> Int[Tensor, " I"]:
+def other_things(examples: Sequence[Example], *, seed: int, captions: bool = True) -> Int[Tensor, " I"]:
     """A permutation that gives every picture one of another thing.
 
-    Pictures are the same thing when they share `image_id` or any caption, or are joined by others that do; case and
-    white space make no other caption. Pictures in a keyed order of things are shifted by the size of the largest
-    thing, which moves every one out of its own. Raises `DataError` when one thing has more than half of the pictures:
-    then there is none.
+    Pictures are the same thing when they share `image_id` or, with `captions`, any caption, or are joined by others
+    that do; case and white space make no other caption. Pictures in a keyed order of things are shifted by the size of
+    the largest thing, which moves every one out of its own. Raises `DataError` when one thing has more than half of the
+    pictures: then there is none.
     """
-    captions = [[normalise(caption).lower() for caption in example.captions] for example in examples]
-    marks = [[("image", e.image_id), *(("caption", c) for c in own)] for e, own in zip(examples, captions, strict=True)]
-    things = joined([own[0] for own in captions], marks)
+    things = _by_caption(examples) if captions else [example.image_id for example in examples]
     sizes = Counter(things)
     largest = max(sizes.values())
     if 2 * largest > len(things):
         raise DataError(
-            f"{largest} of {len(things)} evaluation pictures are the same thing, by image_id or caption, so pictures "
-            "cannot be shuffled onto other things; evaluate on more different pictures"
+            f"{largest} of {len(things)} evaluation pictures are the same thing, by image_id"
+            f"{' or caption' if captions else ''}, so pictures cannot be shuffled onto other things; evaluate on more "
+            "different pictures"
         )
     key = {thing: int(hash64(seed, number)) for number, thing in enumerate(sorted(sizes))}
     order = torch.tensor(sorted(range(len(things)), key=lambda row: (key[things[row]], row)))
     partner = torch.empty_like(order)
     partner[order] = order.roll(-largest)
     return partner
+
+
+def _by_caption(examples: Sequence[Example]) -> list[str]:
+    """The thing of each picture, which `image_id` and captions join, named by a caption."""
+    captions = [[normalise(caption).lower() for caption in example.captions] for example in examples]
+    marks = [[("image", e.image_id), *(("caption", c) for c in own)] for e, own in zip(examples, captions, strict=True)]
+    return joined([own[0] for own in captions], marks)
 
 
 @torch.inference_mode()

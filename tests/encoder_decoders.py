@@ -1,0 +1,42 @@
+"""Tiny encoder-decoder towers of two families, and what a row costs them by transformers' own `labels`."""
+
+import torch
+from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
+
+from decoders import spelled
+from fakes import byte_tokenizer
+from isthmus.language.encoder_decoder import EncoderDecoderLLM
+from isthmus.language.prompts import Prompt
+
+MARKS = {"vocab_size": 260, "d_model": 16, "pad_token_id": 0, "eos_token_id": 2}
+LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+MODELS = {
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(**MARKS, d_kv=4, d_ff=32, num_layers=2, num_heads=4, decoder_start_token_id=0, dropout_rate=0.5)
+    ),
+    "bart": lambda: BartForConditionalGeneration(
+        BartConfig(**MARKS, **LAYERS, encoder_ffn_dim=32, decoder_ffn_dim=32, decoder_start_token_id=2, init_std=0.7)
+    ),
+}
+PROMPT = Prompt(before="see:", after=" is")
+
+
+def llm(family="t5", prompt=PROMPT, *, bos=False, **options):
+    torch.manual_seed(1)
+    model = MODELS[family]().double()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.7)
+    return EncoderDecoderLLM(model, byte_tokenizer(bos=bos), prompt, address=f"folder:{family}", **options)
+
+
+def plain_row_loss(tower, soft, given, asked, *, bos):
+    """One row, unpadded, by transformers' own `labels`: the summed loss."""
+    first, second = ([1], []) if tower.prompt.bos == "first" else ([], [1])
+    head = (first if bos else []) + spelled(tower.prompt.before)
+    tail = (second if bos else []) + spelled(tower.prompt.after + given) + [2]
+    embed = tower.model.get_input_embeddings()
+    parts = [embed(torch.tensor([ids], dtype=torch.long)) for ids in (head, tail)]
+    labels = torch.tensor([[*spelled(asked), 2]])
+    inputs = torch.cat([parts[0], soft[None], parts[1]], 1)
+    return tower.model(inputs_embeds=inputs, labels=labels).loss * labels.shape[1]
