@@ -8,8 +8,11 @@ import torch
 _ATTENTION_OUTPUT = {"output.dense": "output.dense", "output.norm": "output.LayerNorm"}
 
 
-def redrawn(module, seed=0):
-    """Draw every parameter from N(0, 0.1), the scales of norms around 1: zeros, ones and tiny numbers hide errors."""
+def redrawn(module, seed=0, matrices=0.1):
+    """Draw every parameter from N(0, 0.1), the scales of norms around 1: zeros, ones and the like hide errors.
+
+    `matrices` is the spread of those with two axes or more.
+    """
     generator, done = torch.Generator().manual_seed(seed), set()
     with torch.no_grad():
         for part in module.modules():
@@ -17,7 +20,8 @@ def redrawn(module, seed=0):
                 if parameter in done:  # tied
                     continue
                 done.add(parameter)
-                drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.1
+                spread = matrices if parameter.ndim > 1 else 0.1
+                drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * spread
                 scales = name == "weight" and "Norm" in type(part).__name__
                 parameter.copy_(drawn + 1 if scales else drawn)
     return module.eval()

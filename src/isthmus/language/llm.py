@@ -68,9 +68,15 @@ class Target(Text):
     """Captions as label tokens, each closed by the end mark.
 
     `given` is what an encoder reads after the soft prompt where it reads a part of each caption (prefix LM).
+    `count` is how many labels there are: counted where the target is made, so that no device is asked for it later.
     """
 
     given: Text | None = None
+    count: int = -1
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            object.__setattr__(self, "count", int(self.mask.sum()))
 
     def to(self, device: torch.device | str) -> "Target":
         """Move every tensor."""
