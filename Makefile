@@ -3,9 +3,10 @@
 #   make quickstart            real pictures, real frozen models, both stages, scores        (about 15 minutes)
 #   make quickstart BUDGET=1h  the same, trained for longer
 #   make quickstart ARGS="--steps 360+240"    fixed work instead of a time; see `isthmus quickstart --help`
-#   make test                  every test but the end-to-end runs and the browser's
+#   make test                  every test but the end-to-end runs, the browser's and full-size ones
 #   make check                 style, types, import contracts, sizes
 #   make e2e                   both stages and every command through the command line, on tiny models
+#   make full-size             a Q-Former of BLIP-2's own size against transformers; prints how far apart they are
 #   make browser               the quickstart's page in Debian's chromium, which must be installed
 #   make clean                 remove the environment and all caches; keeps runs/
 
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check e2e browser clean
+.PHONY: help install quickstart test check e2e full-size browser clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,10 +42,13 @@ quickstart: $(STAMP)
 
 # One thread a worker: workers share the cores, and numbers do not depend on how many there are.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "not e2e and not browser" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "not e2e and not browser and not full_size" $(ARGS)
 
 e2e: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m e2e $(ARGS)
+
+full-size: $(STAMP)
+	$(BIN)/pytest -m full_size $(ARGS)
 
 browser: $(STAMP)
 	$(BIN)/pytest -m browser $(ARGS)

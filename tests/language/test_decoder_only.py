@@ -8,8 +8,7 @@ from decoders import MODELS, PROMPT, llm, soft_prompt, spelled
 from fakes import byte_tokenizer
 from isthmus.errors import TowerError
 from isthmus.fingerprint import module_fingerprint
-from isthmus.language import decoder_only
-from isthmus.language.decoder_only import DecoderOnlyLLM, place_labels
+from isthmus.language.decoder_only import DecoderOnlyLLM
 from isthmus.language.llm import Decoding, Target
 from isthmus.language.prompts import Prompt
 
@@ -60,29 +59,6 @@ def test_without_bos_and_text_there_is_no_prefix():
     term = tower.loss(soft, tower.tokenize(["red"]))
     assert torch.allclose(term.mean(), mean, rtol=1e-12)
     assert term.weight == count == 5
-
-
-def test_padding_columns_off_the_cpu_change_nothing(monkeypatch):
-    tower = llm()
-    soft, target = soft_prompt(tower), tower.tokenize(CAPTIONS)
-    compact = tower.row_losses(soft, target)
-    monkeypatch.setattr(
-        decoder_only, "place_labels", lambda text, first, compact: place_labels(text, first, compact=False)
-    )
-    padded = tower.row_losses(soft, target)
-    assert all(torch.allclose(a, b) for a, b in zip(compact, padded, strict=True))
-
-
-@pytest.mark.parametrize("compact", [True, False])
-def test_a_model_that_gives_all_logits(compact):
-    tower = llm()
-    target = tower.tokenize(CAPTIONS)
-    sequence = soft_prompt(tower, queries=20).detach()
-    mask = torch.ones(3, 20 + len(tower._before), dtype=torch.long)
-    kept = place_labels(target, 20 - target.ids.shape[1], compact=compact).kept
-    few = tower._logits(sequence, mask, kept)
-    tower._keeps_logits = False
-    assert torch.allclose(few, tower._logits(sequence, mask, kept))
 
 
 def test_the_cached_prefix_is_never_written_and_survives_inference_mode():

@@ -101,8 +101,9 @@ def test_what_stands_before_the_soft_prompt_is_dropped_too():
     """The model reads all of it, where otherwise it reads a cached beginning, the same in every row and step."""
     tower = llm("opt", Prompt(before="see: cat\nsee:"))
     tower.dropout = True
-    seen, forward = [], tower.model.forward
-    tower.model.forward = lambda **given: seen.append(given) or forward(**given)
+    body, seen = tower.model.base_model, []
+    forward = body.forward
+    body.forward = lambda **given: seen.append(given) or forward(**given)
     sums(tower.train(), soft_prompt(tower))
     assert seen[0]["past_key_values"] is None
     assert seen[0]["inputs_embeds"].shape[1] == seen[0]["attention_mask"].shape[1]

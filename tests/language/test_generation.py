@@ -92,10 +92,11 @@ def test_sampling_is_keyed_by_the_seed():
 
 
 def test_sampled_tokens_are_as_frequent_as_likely():
-    """Over 400 seeds, the first token's frequencies are the softmax of its logits, which the loss gives."""
+    """Over 400 seeds, the first token's frequencies are the softmax of its logits."""
     tower = llm(prompt=Prompt(before="x", end=""))
     soft = soft_prompt(tower, 1).detach()
-    logits = tower._logits(soft, torch.ones(1, len(tower._before) + 4, dtype=torch.long), torch.tensor([3]))[0]
+    sequence, mask = tower._prompted(soft, [tower._after])
+    logits = tower.model(inputs_embeds=sequence, attention_mask=mask).logits[0, -1].detach()
     likely = (logits.float() / 0.25).softmax(-1)
     drawn = torch.zeros_like(likely)
     for seed in range(400):

@@ -8,8 +8,8 @@ import encoder_decoders
 from decoders import MODELS, llm, soft_prompt, spelled
 from fakes import byte_tokenizer
 from isthmus.errors import ConfigError
-from isthmus.language import decoder_only
-from isthmus.language.decoder_only import DecoderOnlyLLM, place_labels
+from isthmus.language import heads
+from isthmus.language.decoder_only import DecoderOnlyLLM
 from isthmus.language.llm import Decoding
 from isthmus.language.prompts import Prompt
 
@@ -72,15 +72,16 @@ def test_one_prompt_for_all_is_the_trained_text():
     assert torch.allclose(sums, own, rtol=1e-12)
 
 
-def test_padding_columns_off_the_cpu_change_nothing(monkeypatch):
+def test_every_way_to_the_labels_logits_reads_row_prompts(monkeypatch):
     tower = llm()
     soft, target = soft_prompt(tower), tower.tokenize(ANSWERS, prompts=PROMPTS)
-    compact = tower.row_losses(soft, target)
-    monkeypatch.setattr(
-        decoder_only, "place_labels", lambda text, first, compact: place_labels(text, first, compact=False)
-    )
-    padded = tower.row_losses(soft, target)
-    assert all(torch.allclose(a, b) for a, b in zip(compact, padded, strict=True))
+    by_head = tower.row_losses(soft, target)
+    monkeypatch.setattr(heads, "HEADS", {})
+    by_mask = tower.row_losses(soft, target)
+    monkeypatch.setattr(heads, "COUNTS_FREELY", set())
+    by_position = tower.row_losses(soft, target)
+    for other in (by_mask, by_position):
+        assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(by_head, other, strict=True))
 
 
 def test_under_dropout_too_the_sequence_is_whole():

@@ -10,19 +10,17 @@ by every step. Under dropout they differ by row and step, and the whole sequence
 """
 
 import copy
-import inspect
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from isthmus.errors import ConfigError, TowerError
 from isthmus.language.chat import end_of_turn, with_turns
 from isthmus.language.decoding import generation_config, logits_processors
+from isthmus.language.heads import label_logits
 from isthmus.language.labels import place_labels
 from isthmus.language.llm import Decoding, Target
 from isthmus.language.prompts import CAPTION_PREFIX, END, Prompt
@@ -54,7 +52,6 @@ class DecoderOnlyLLM(TransformersLLM):
         self._after = self._after_ids(filled.after)
         self._end_text, self._end = self._closing()
         self._prefixes: dict[tuple[torch.device, torch.dtype], Cache] = {}
-        self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     def tokenize(
         self, captions: Sequence[str], draws: Sequence[float] | None = None, *, prompts: Sequence[str] | None = None
@@ -83,12 +80,11 @@ class DecoderOnlyLLM(TransformersLLM):
             sequence = torch.cat([head, self.embed(target.ids[:, :-1])], 1)
             mask = torch.cat([always, seen[:, :-1]], 1)
             self._check_length(mask.shape[1])
-            labels = place_labels(target, head.shape[1] - 1, compact=soft_prompt.device.type == "cpu")
-            logits = self._logits(sequence, mask.long(), labels.kept)
-            precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            losses = F.cross_entropy(precise, labels.ids, reduction="none") * labels.weights
-        sums = losses.new_zeros(batch).index_add(0, labels.rows, losses)
-        return sums, target.mask.sum(1).float()
+            past = self._prefix(batch) if self._reads_cache() else None
+            inputs = {"inputs_embeds": sequence, "attention_mask": mask.long(), "past_key_values": past}
+            labels = place_labels(target, head.shape[1] - 1)
+            logits = label_logits(self.model, labels, {**inputs, "use_cache": past is not None})
+            return labels.row_sums(logits), target.mask.sum(1).float()
 
     @torch.no_grad()
     def generate(
@@ -146,22 +142,6 @@ class DecoderOnlyLLM(TransformersLLM):
         for row, gap in zip(mask, gaps, strict=True):
             row[len(self._before) : len(self._before) + gap] = 0
         return torch.stack(rows), mask
-
-    def _logits(
-        self, sequence: Float[Tensor, "B S L"], mask: Int[Tensor, "B W"], kept: Tensor
-    ) -> Float[Tensor, "K vocabulary"]:
-        past = self._prefix(sequence.shape[0]) if self._reads_cache() else None
-        options: dict[str, Any] = {"logits_to_keep": kept} if self._keeps_logits else {}
-        logits: Tensor = self.model(
-            inputs_embeds=sequence,
-            attention_mask=mask,
-            past_key_values=past,
-            use_cache=past is not None,
-            **options,
-        ).logits
-        if not self._keeps_logits:
-            logits = logits[kept] if kept.dtype == torch.bool else logits[:, kept]
-        return logits.flatten(0, -2)
 
     def _reads_cache(self) -> bool:
         """Whether there is text before the soft prompt that is the same in every row: dropout draws anew in each."""

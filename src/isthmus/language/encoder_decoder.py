@@ -14,11 +14,12 @@ from dataclasses import replace
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from isthmus.errors import ConfigError, TowerError
 from isthmus.language.decoding import generation_config, logits_processors
+from isthmus.language.heads import label_logits
+from isthmus.language.labels import place_labels
 from isthmus.language.llm import Decoding, Target
 from isthmus.language.prompts import Prompt
 from isthmus.language.tower import TransformersLLM
@@ -88,15 +89,14 @@ class EncoderDecoderLLM(TransformersLLM):
             tails = target.given or self._tails([self.prompt.after] * len(soft_prompt)).to(soft_prompt.device)
             sequence, mask = self._encoder_input(soft_prompt, tails)
             self._check_length(sequence.shape[1])
-            logits = self.model(
-                inputs_embeds=sequence,
-                attention_mask=mask.long(),
-                decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(target.ids),
-                use_cache=False,
-            ).logits
-            precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            losses = F.cross_entropy(precise.transpose(1, 2), target.ids, reduction="none")
-        return (losses * target.mask).sum(1), target.mask.sum(1).float()
+            inputs = {
+                "inputs_embeds": sequence,
+                "attention_mask": mask.long(),
+                "decoder_input_ids": self.model.prepare_decoder_input_ids_from_labels(target.ids),
+                "use_cache": False,
+            }
+            labels = place_labels(target, first=0)
+            return labels.row_sums(label_logits(self.model, labels, inputs)), target.mask.sum(1).float()
 
     @torch.no_grad()
     def generate(

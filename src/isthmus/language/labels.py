@@ -1,39 +1,42 @@
-"""Where the loss of a caption is read off a language model's output."""
+"""Where the loss of a caption is read off a language model's states."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
-from isthmus.records import Text
+from isthmus.language.llm import Target
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Where logits are needed, and what they are held against.
+    """The K tokens that a loss is taken of: state `first` + t of a row predicts its token t.
 
-    `kept` is what `logits_to_keep` takes; `ids`, `rows` and `weights` hold one entry per logit, row after row.
+    `cells` are their places in `mask`, counted through (B T) row after row; `ids` are the tokens there.
     """
 
-    kept: Tensor
+    first: int
+    mask: Bool[Tensor, "B T"]
+    cells: Int[Tensor, " K"]
     ids: Int[Tensor, " K"]
-    rows: Int[Tensor, " K"]
-    weights: Float[Tensor, " K"]
+
+    def states(self) -> Int[Tensor, " K"]:
+        """Which states predict them, counted through (B S) row after row: a row is `first` longer than its tokens."""
+        return self.cells + (self.cells // self.mask.shape[1] + 1) * self.first
+
+    def row_sums(self, logits: Float[Tensor, "K vocabulary"]) -> Float[Tensor, " B"]:
+        """Each row's summed cross-entropy, in fp32 at least."""
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(precise, self.ids, reduction="none")
+        return losses.new_zeros(self.mask.numel()).scatter(0, self.cells, losses).view_as(self.mask).sum(1)
 
 
-def place_labels(target: Text, first: int, *, compact: bool) -> Labels:
-    """Find the columns whose logits predict the caption: label t is predicted from column `first` + t.
+def place_labels(target: Target, first: int) -> Labels:
+    """Find a caption's tokens and the states that predict them.
 
-    `compact` keeps label positions only, by a mask; counting them waits for the device, so off the CPU all
-    T columns are kept and padding weighs 0.
+    How many there are was counted on the host: nothing here waits for the device.
     """
-    batch, length = target.ids.shape
-    if compact:
-        kept = torch.cat([target.mask.new_zeros(batch, first), target.mask], 1)
-        rows = target.mask.nonzero()[:, 0]
-        ids = target.ids[target.mask]
-        return Labels(kept, ids, rows, torch.ones_like(ids, dtype=torch.float32))
-    columns = torch.arange(first, first + length, device=target.ids.device)
-    rows = torch.arange(batch, device=target.ids.device).repeat_interleave(length)
-    return Labels(columns, target.ids.flatten(), rows, target.mask.flatten().float())
+    cells = target.mask.flatten().nonzero_static(size=target.count)[:, 0]
+    return Labels(first, target.mask, cells, target.ids.flatten().index_select(0, cells))

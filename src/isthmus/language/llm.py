@@ -83,11 +83,17 @@ class Target(Text):
 
     `given` is what an encoder reads after the soft prompt where that differs from row to row: a part of each caption
     (prefix LM), or a prompt of the row's own. Where a decoder alone reads such a prompt, `ids` hold it before the
-    labels without a gap, and `seen` is True on both; without, the labels are all there is.
+    labels without a gap, and `seen` is True on both; without, the labels are all there is. `count` is how many labels
+    there are: counted where the target is made, so that no device is asked for it later.
     """
 
     given: Text | None = None
     seen: Bool[Tensor, "B T"] | None = None
+    count: int = -1
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            object.__setattr__(self, "count", int(self.mask.sum()))
 
     def to(self, device: torch.device | str) -> "Target":
         """Move every tensor."""
