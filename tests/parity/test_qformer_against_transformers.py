@@ -55,8 +55,8 @@ def qformer_config(sizes):
     )
 
 
-def fresh(sizes, dtype):
-    return redrawn(Bridge(sizes, Dropouts(0.0, 0.0, 0.0)).to(dtype))
+def fresh(sizes, dtype, *, matrices=0.1):
+    return redrawn(Bridge(sizes, Dropouts(0.0, 0.0, 0.0)).to(dtype), matrices=matrices)
 
 
 def same_qformer(bridge, attention):
@@ -156,8 +156,11 @@ def test_the_gradients_are_transformers_too(path):
 @pytest.mark.full_size
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_is_transformers_at_full_size(path, capsys):
-    """12 layers of width 768, 32 queries, patches of 1,408: fp32, in which 5e-5 is asked for."""
-    bridge = fresh(FULL, torch.float32)
+    """12 layers of width 768, 32 queries, patches of 1,408: fp32, in which 5e-5 is asked for.
+
+    Matrices at BERT's own spread: at 0.1 and this width attention is a coin toss, which rounding decides.
+    """
+    bridge = fresh(FULL, torch.float32, matrices=0.02)
     with torch.no_grad():
         text, patches = rows(FULL, torch.float32, lengths=(5, 32))
         found = by_ours(path, bridge, text, patches)
