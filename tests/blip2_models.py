@@ -112,7 +112,7 @@ def instruct(kind="opt"):
 def save_whole(model, folder, *, kind="opt"):
     """Write a model with its processor, as a published folder has it."""
     model.generation_config = GenerationConfig(
-        eos_token_id=NEWLINE if kind == "opt" else 2,
+        eos_token_id=NEWLINE if kind == "opt" and isinstance(model, Blip2ForConditionalGeneration) else 2,
         pad_token_id=0,
         bos_token_id=1,
         decoder_start_token_id=0 if kind == "t5" else None,

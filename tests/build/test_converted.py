@@ -6,12 +6,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoProcessor, Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval, Blip2QFormerModel
+from transformers import (
+    AutoProcessor,
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    Blip2QFormerModel,
+    InstructBlipForConditionalGeneration,
+)
 
-from blip2_models import conditional, lavis_state, retrieval, save_whole
+from blip2_models import conditional, instruct, lavis_state, retrieval, save_whole
 from bridges import tiny_bridge
 from fakes import tiny_bert_folder, tiny_clip_folder, tiny_llama_folder, tiny_t5_folder
 from isthmus import Predictor
+from isthmus.build.compared import compare
 from isthmus.build.exported import check_exportable, export_model, export_qformer
 from isthmus.build.folders import Moved
 from isthmus.build.imported import Towers, convert_in
@@ -51,7 +58,7 @@ def test_captions_are_those_of_transformers(world, beams):
     for prompt in ("", "a cat "):
         given = processor(images=pictures(), text=[prompt] * 3, return_tensors="pt")
         rows = model.generate(**given, max_new_tokens=6, num_beams=beams, do_sample=False)
-        new = rows if model.config.is_encoder_decoder else rows[:, given["input_ids"].shape[1] :]
+        new = rows if model.language_model.config.is_encoder_decoder else rows[:, given["input_ids"].shape[1] :]
         written = [text.split("\n")[0].strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
         assert ours.caption(pictures(), prompt, max_new_tokens=6, num_beams=beams) == written
 
@@ -61,6 +68,8 @@ def test_a_round_trip_gives_the_same_bits(world, tmp_path):
     pretrained = load_pretrained([root / "ours"], FP32)
     exported = export_model(pretrained, 2, tmp_path / "back")
     assert not exported.lost
+    found = compare(pretrained, 2, exported)
+    assert found["logits"].largest <= 1e-5 and found["logits"].scale > 0.01
     before, after = load_file(root / "theirs/model.safetensors"), load_file(tmp_path / "back/model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -77,6 +86,38 @@ def test_a_converted_folder_says_where_it_came_from(world):
     assert f"Converted from `{root / 'theirs'}`, read as Blip2ForConditionalGeneration" in card
     assert file.provenance["towers"]["encoder"]["address"] == f"folder:{root / 'theirs'}"
     assert not list((root / "ours").glob("tokenizer*"))
+
+
+@pytest.fixture(scope="module", params=["opt", "t5"])
+def asking(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(f"asking-{request.param}")
+    save_whole(instruct(request.param), root / "theirs", kind=request.param)
+    convert_in(str(root / "theirs"), root / "ours", Towers())
+    return root
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_answers_are_those_of_transformers(asking, beams):
+    model, processor = theirs(asking / "theirs", InstructBlipForConditionalGeneration)
+    ours = Predictor.from_pretrained(asking / "ours", device="cpu", dtype="float32")
+    for question in ("a cat", "what is the small blue"):
+        given = processor(images=pictures(), text=[question] * 3, return_tensors="pt")
+        rows = model.generate(**given, max_new_tokens=6, num_beams=beams, do_sample=False)
+        new = rows if model.language_model.config.is_encoder_decoder else rows[:, given["input_ids"].shape[1] :]
+        written = [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+        assert ours.ask(pictures(), question, max_new_tokens=6, num_beams=beams) == written
+    with pytest.raises(AbsentPartError, match="ask"):
+        ours.caption(pictures())
+
+
+def test_instructed_weights_make_the_round_trip_with_equal_logits(asking, tmp_path):
+    pretrained = load_pretrained([asking / "ours"], FP32)
+    exported = export_model(pretrained, 2, tmp_path / "back")
+    assert not exported.lost
+    before, after = load_file(asking / "theirs/model.safetensors"), load_file(tmp_path / "back/model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    found = compare(pretrained, 2, exported)
+    assert found["logits"].largest <= 1e-5 and found["logits"].scale > 0.01
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def compare(pretrained: Pretrained, stage: int, exported: Exported) -> dict[str,
     if pretrained.llm is not None and pretrained.llm.generation_marks()["decoder_start_token_id"] is not None:
         start = pretrained.llm.generation_marks()["decoder_start_token_id"]
         given["decoder_input_ids"] = torch.full((len(pictures), 1), start)
-    soft_prompt = bridge.soft_prompt(patches)
+    soft_prompt = _soft_prompt(bridge, patches, given)
     ours = _language_logits(pretrained, soft_prompt, given)
     found["logits"] = Difference.of(ours, model(pixel_values=pixels, **given).logits)
     return found
@@ -84,6 +84,15 @@ def _scores(bridge: Bridge, patches: Float[Tensor, "B P V"], text: Text) -> tupl
     words = bridge.text_embeddings(bridge.qformer.encode_text(text))
     logits = bridge.match_logits(bridge.qformer.fuse(text, image.memory))
     return image_to_text(bridge.image_embeddings(image.states), words), logits
+
+
+def _soft_prompt(
+    bridge: Bridge, patches: Float[Tensor, "B P V"], given: Mapping[str, Int[Tensor, "..."]]
+) -> Float[Tensor, "B Q L"]:
+    """What the language model reads of pictures, looked at with the instruction in mind where the bridge reads one."""
+    if "qformer_input_ids" not in given:
+        return bridge.soft_prompt(patches)
+    return bridge.instructed_prompt(patches, Text(given["qformer_input_ids"], given["qformer_attention_mask"].bool()))
 
 
 def _language_logits(

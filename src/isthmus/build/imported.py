@@ -21,12 +21,12 @@ from isthmus.checkpoints.keymap import QFORMER
 from isthmus.checkpoints.lavis import read_lavis
 from isthmus.checkpoints.native import write_bridge
 from isthmus.checkpoints.transformers import open_transformers, read_transformers
-from isthmus.config.model import BridgeConfig, EncoderConfig, LanguageConfig, PromptConfig
+from isthmus.config.model import QUESTION, BridgeConfig, EncoderConfig, LanguageConfig, PromptConfig
 from isthmus.errors import CheckpointError, ConfigError, TowerError
 from isthmus.language.prompts import Prompt
 from isthmus.models.ranking import Ranking
 from isthmus.qformer.tokenizer import MAX_TOKENS, QFormerTokenizer
-from isthmus.records import BridgeFile
+from isthmus.records import BridgeFile, BridgeSizes
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "qformer_tokenizer/*"]
 _INSTRUCTION = 128  # LAVIS' longest instruction, in tokens
@@ -78,7 +78,9 @@ def _from_folder(source: str, towers: Towers) -> _Found:
     if foreign.table is QFORMER and projects and towers.llm is None:
         raise ConfigError(_unnamed(source, "llm"))
     if projects:
-        llm = LanguageConfig(weights=towers.llm or address, prompt=_prompt(_language_type(foreign.config)))
+        llm = LanguageConfig(
+            weights=towers.llm or address, prompt=_prompt(_language_type(foreign.config), foreign.sizes)
+        )
     encoder = EncoderConfig(kind="transformers", weights=towers.encoder or address, hidden_layer=towers.hidden_layer)
     own = None
     if foreign.sizes.text:  # without, the folder's tokenizer is the language model's
@@ -98,7 +100,7 @@ def _from_lavis(path: Path, towers: Towers) -> _Found:
     layout, llm = file.provenance["layout"], None
     if towers.llm is not None:
         activation = "gelu" if layout == "LAVIS t5_proj" else None  # Flan-T5's own is gelu_new
-        prompt = _prompt("opt" if layout == "LAVIS opt_proj" else layout)
+        prompt = _prompt("opt" if layout == "LAVIS opt_proj" else layout, file.sizes)
         llm = LanguageConfig(weights=towers.llm, activation=activation, prompt=prompt)
     encoder = EncoderConfig(kind="transformers", weights=towers.encoder, hidden_layer=towers.hidden_layer)
     return _Found(file, encoder, llm, None if towers.tokenizer is None else _fetched(towers.tokenizer))
@@ -115,10 +117,14 @@ def _language_type(config: Any) -> str:
     return str(config.text_config.model_type) if hasattr(config, "text_config") else "unknown"
 
 
-def _prompt(language: str) -> PromptConfig:
-    """The soft prompt first, then BOS and text, as LAVIS has it; OPT's captions end with a line break."""
-    end = None if language in ("opt", "t5", "LAVIS t5_proj") else ""
-    return PromptConfig(bos="after_soft_prompt", caption_prefix="", end=end)
+def _prompt(language: str, sizes: BridgeSizes) -> PromptConfig:
+    """The soft prompt first, then BOS and text, as LAVIS has it; OPT's captions end with a line break.
+
+    A bridge that reads instructions gives each to its language model too, as it is.
+    """
+    ends = language in ("opt", "t5", "LAVIS t5_proj") and not (language == "opt" and sizes.text)
+    after = QUESTION if sizes.text else ""
+    return PromptConfig(after=after, bos="after_soft_prompt", caption_prefix="", end=None if ends else "")
 
 
 def _tokenizer(found: _Found) -> QFormerTokenizer | None:
@@ -157,6 +163,7 @@ def _provenance(source: str, found: _Found) -> dict[str, Any]:
         cross_frequency=sizes.cross_frequency,
         patch_norm_eps=sizes.patch_norm_eps,
         max_tokens=_longest(found),
+        instruct=sizes.text and found.llm is not None,
     )
     ranking = Ranking(rule="original") if sizes.shared_width is not None and not sizes.temperature else None
     return {
