@@ -1,6 +1,7 @@
 """Tiny models of transformers' BLIP-2 family with every weight redrawn, and a state dict as LAVIS names it."""
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -126,6 +127,8 @@ def save_whole(model, folder, *, kind="opt"):
         return folder
     letters = byte_tokenizer(bos=kind != "t5")
     letters.padding_side = "left"
+    if kind == "t5":  # T5's own tokenizer closes what its encoder reads
+        letters.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
     if isinstance(model, InstructBlipForConditionalGeneration):
         InstructBlipProcessor(pictures, letters, words, num_query_tokens=QUERIES).save_pretrained(folder)
     else:
