@@ -95,9 +95,9 @@ class Processor:
     def _check_tokens(self, ids: Any) -> None:
         """Whether every row has the image tokens that its model looks for: a cut text may have lost some."""
         counts = (torch.as_tensor(ids) == self._image_token).sum(dim=1)
-        wrong = (counts != self.queries).nonzero()
-        if len(wrong):
-            row = int(wrong[0])
+        wrong = [number for number, count in enumerate(counts.tolist()) if count != self.queries]
+        if wrong:
+            row = wrong[0]
             raise DataError(
                 f"text {row} came out with {int(counts[row])} image tokens where the model needs {self.queries}; give "
                 "a larger max_length, or none"

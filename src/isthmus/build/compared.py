@@ -55,8 +55,8 @@ def compare(pretrained: Pretrained, stage: int, exported: Exported) -> dict[str,
     every place of the text. The processor's pixels are compared with ours, and both models are given ours.
     """
     pictures = [_picture(0), _picture(1)]
-    prepare, bridge = pretrained.encoder.preprocessing, pretrained.bridges[stage].bridge
-    pixels = torch.stack([prepare.centre(picture) for picture in pictures])
+    bridge = pretrained.bridges[stage].bridge
+    pixels = torch.stack([pretrained.encoder.preprocessing.centre(picture) for picture in pictures])
     processor = AutoProcessor.from_pretrained(str(exported.folder))
     given = dict(processor(images=pictures, text=_TEXTS, padding=True, return_tensors="pt"))
     found = {"pixels": Difference.of(pixels, given.pop("pixel_values"))}
@@ -69,8 +69,8 @@ def compare(pretrained: Pretrained, stage: int, exported: Exported) -> dict[str,
         found["ITC cosines"] = Difference.of(cosines, theirs[0].logits_per_image)
         found["ITM logits"] = Difference.of(logits, theirs[1].logits_per_image)
         return found
-    if pretrained.llm is not None and pretrained.llm.generation_marks()["decoder_start_token_id"] is not None:
-        start = pretrained.llm.generation_marks()["decoder_start_token_id"]
+    llm: Any = pretrained.llm
+    if (start := llm.generation_marks()["decoder_start_token_id"]) is not None:
         given["decoder_input_ids"] = torch.full((len(pictures), 1), start)
     soft_prompt = _soft_prompt(bridge, patches, given)
     ours = _language_logits(pretrained, soft_prompt, given)

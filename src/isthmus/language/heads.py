@@ -42,15 +42,20 @@ def _plain(model: Any, states: Tensor) -> Tensor:
 
 def _capped(model: Any, states: Tensor) -> Tensor:
     logits, cap = _plain(model, states), model.config.final_logit_softcapping
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+    if cap is None:
+        return logits
+    capped: Tensor = torch.tanh(logits / cap) * cap
+    return capped
 
 
 def _divided(model: Any, states: Tensor) -> Tensor:
-    return _plain(model, states) / model.config.logits_scaling
+    divided: Tensor = _plain(model, states) / model.config.logits_scaling
+    return divided
 
 
 def _multiplied(model: Any, states: Tensor) -> Tensor:
-    return _plain(model, states) * model.logit_scale
+    multiplied: Tensor = _plain(model, states) * model.logit_scale
+    return multiplied
 
 
 def _scaled_before(model: Any, states: Tensor) -> Tensor:
@@ -59,7 +64,8 @@ def _scaled_before(model: Any, states: Tensor) -> Tensor:
 
 
 def _biased(model: Any, states: Tensor) -> Tensor:
-    return _plain(model, states) + model.final_logits_bias
+    biased: Tensor = _plain(model, states) + model.final_logits_bias
+    return biased
 
 
 def _last_states(model: Any, inputs: Mapping[str, Any]) -> Tensor:
