@@ -4,8 +4,20 @@ The names are written from the files of others, for the tests alone.
 """
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 _ATTENTION_OUTPUT = {"output.dense": "output.dense", "output.norm": "output.LayerNorm"}
+
+
+class Fp64(TorchFunctionMode):
+    """What would be cast to fp32 is cast to fp64."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.float:
+            function = torch.Tensor.double
+        args = [torch.float64 if value is torch.float32 else value for value in args]
+        given = {name: torch.float64 if value is torch.float32 else value for name, value in (kwargs or {}).items()}
+        return function(*args, **given)
 
 
 def redrawn(module, seed=0, matrices=0.1):

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from decoders import soft_prompt, spelled
@@ -20,7 +19,7 @@ from isthmus.language.encoder_decoder import EncoderDecoderLLM
 from isthmus.language.heads import HEADS
 from isthmus.language.llm import Decoding
 from isthmus.language.prompts import Prompt
-from originals import redrawn
+from originals import Fp64, redrawn
 
 MARKS = {"vocab_size": 260, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 HALF = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -59,17 +58,6 @@ KINDS = {**DECODERS, **ENCODER_DECODERS}
 NEAR = {torch.float64: 1e-12, torch.float32: 1e-5}
 PROMPT = Prompt(before="see:", after=" is")
 CAPTIONS, DRAWS = ["a dog", "red", "two big cats", "x"], [0.01, 0.99, 0.5, 0.7]
-
-
-class Fp64(TorchFunctionMode):
-    """What would be cast to fp32 is cast to fp64."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch.Tensor.float:
-            function = torch.Tensor.double
-        args = [torch.float64 if value is torch.float32 else value for value in args]
-        given = {name: torch.float64 if value is torch.float32 else value for name, value in (kwargs or {}).items()}
-        return function(*args, **given)
 
 
 def build(kind, dtype, matrices=0.1):
