@@ -9,6 +9,7 @@ from blip2_models import QUERIES, conditional, instruct, retrieval, save_whole
 from fakes import tiny_bert_folder
 from isthmus import Processor
 from isthmus.errors import CheckpointError, DataError
+from isthmus.processor import _as_texts
 
 
 @pytest.fixture(scope="module", params=["conditional", "instruct", "retrieval"])
@@ -61,13 +62,17 @@ def test_image_tokens_stand_before_the_text(asking):
         ({"images": [picture()] * 3, "text": "a cat"}, "there are 3 pictures and 1 texts; give one text for each"),
         ({"images": picture(), "text": ["a", "b"]}, "there are 1 pictures and 2 texts"),
         ({"images": picture(), "text": "<image> <image> what?"}, "text 0 has 2 image tokens of its own, beside the 4"),
-        ({"images": picture(), "text": ["a", 3]}, "text 1 is of type int"),
         ({"images": "nowhere.png", "text": "a"}, r"nowhere\.png"),
     ],
 )
 def test_what_transformers_would_take_without_a_word_is_refused(asking, given, message):
     with pytest.raises(DataError, match=message):
         asking(**given)
+
+
+def test_a_text_that_is_none_is_named():
+    with pytest.raises(DataError, match="text 1 is of type int; give a string, or a list of strings"):
+        _as_texts(["a", 3])
 
 
 def test_a_row_that_lost_image_tokens_is_refused(asking):

@@ -84,7 +84,7 @@ def test_both_stages_of_the_paper_are_built_and_learn_what_the_paper_says(hub, m
         first, built = build_stage1(one, workshop)
         provenance = {"stage": 1, "towers": {"encoder": vars(workshop.tower)}}
         file = BridgeFile(first.bridge.sizes, dict(first.bridge.state_dict()), provenance)
-        start = Start(Path(built.tokenizer.inner.name_or_path), file)
+        start = Start(Path(built.tokenizer.inner.name_or_path), file, two.init)
         monkeypatch.setattr("isthmus.build.stages.read_start", lambda *_: start)
         second, gone_on, llm = build_stage2(two, Captioned([("a cat",)], ["cat"]), workshop)
     assert hub == [(one.encoder.name, True), ("google-bert/bert-base-uncased", None), "facebook/opt-2.7b"]

@@ -104,7 +104,7 @@ class Processor:
             )
 
 
-def _as_texts(text: str | Sequence[str]) -> list[str]:
+def _as_texts(text: Any) -> list[str]:
     texts = [text] if isinstance(text, str) else list(text)
     for number, one in enumerate(texts):
         if not isinstance(one, str):

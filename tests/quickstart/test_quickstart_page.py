@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 import isthmus
 from isthmus.cli.app import app
@@ -134,7 +135,7 @@ def test_a_missing_picture_is_named(tmp_path):
 
 
 def test_its_commands_are_commands_with_options_that_there_are(made):
-    known = {command.callback.__name__: command.callback for command in app.registered_commands}
+    known = get_command(app).commands
     lines = commands(made[0], made[1])
     python = lines.pop("From Python")
     names = {node.attr for node in ast.walk(ast.parse(python)) if isinstance(node, ast.Attribute)}
@@ -142,8 +143,8 @@ def test_its_commands_are_commands_with_options_that_there_are(made):
     for line in lines.values():
         program, name, *words = line.split()
         assert program == "isthmus" and name in known
-        options = {word[2:] for word in words if word.startswith("--")}
-        assert options <= set(known[name].__annotations__)
+        options = {word for word in words if word.startswith("--")}
+        assert options <= {option for parameter in known[name].params for option in parameter.opts}
 
 
 def test_a_thumbnail_is_the_picture_made_small(tmp_path):
