@@ -12,6 +12,7 @@ from transformers import (
     BlipImageProcessor,
     Siglip2Config,
     Siglip2Model,
+    ViTModel,
 )
 
 from fake_encoders import HALF, SQUARE, tiny_blip2_folder, tiny_dinov3_folder, tiny_vit_folder
@@ -81,6 +82,29 @@ def test_blip2_gives_its_state_before_the_norm_that_the_bridge_learns(folders):
         found = TransformersEncoder(folders["blip2"], address="folder:blip2")(pixels)
     assert torch.allclose(whole.post_layernorm(found), wanted, atol=1e-5)
     assert not torch.allclose(found, wanted, atol=0.1)
+
+
+def test_blip2s_position_embeddings_interpolate_as_from_224_to_364(folders):
+    whole = Blip2ForConditionalGeneration.from_pretrained(folders["blip2"]).vision_model.eval()
+    tower = TransformersEncoder(folders["blip2"], address="folder:blip2", image_size=48)
+    pixels = torch.randn(2, 3, 48, 48)
+    hidden = whole(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states[-1]
+    assert torch.allclose(tower(pixels), hidden, atol=1e-6) and tower(pixels).shape == (2, 37, 16)
+
+
+@pytest.mark.parametrize(("family", "patches"), [("dinov2", 37), ("dinov3", 41), ("vit", 37), ("siglip", 36)])
+def test_other_families_take_larger_pictures_too(folders, family, patches):
+    tower = TransformersEncoder(folders[family], address=f"folder:{family}", image_size=48)
+    assert tower(torch.randn(1, 3, 48, 48)).shape == (1, patches, 16)
+
+
+def test_an_encoder_that_takes_one_size_only_says_so(folders, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("Input image size (48*48) doesn't match model (32*32).")
+
+    monkeypatch.setattr(ViTModel, "forward", refuse)
+    with pytest.raises(TowerError, match=r"takes no pictures of 48 pixels.*its own are 32 pixels wide"):
+        TransformersEncoder(folders["vit"], address="folder:vit", image_size=48)
 
 
 def test_blip2s_vision_half_alone_is_the_same_tower(folders, tmp_path):

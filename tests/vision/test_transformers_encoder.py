@@ -35,6 +35,21 @@ def test_an_earlier_layer(folder):
         TransformersEncoder(folder, address="folder:clip", hidden_layer=9)
 
 
+def test_another_size_interpolates_the_position_embeddings(folder):
+    tower, pixels = TransformersEncoder(folder, address="folder:clip", image_size=48), torch.randn(2, 3, 48, 48)
+    half = CLIPModel.from_pretrained(folder).vision_model.eval()
+    assert (tower.preprocessing.size, tower.width) == (48, 16)
+    assert torch.allclose(tower(pixels), half(pixels, interpolate_pos_encoding=True).last_hidden_state, atol=1e-6)
+    assert tower(pixels).shape == (2, 37, 16)
+    own = TransformersEncoder(folder, address="folder:clip", image_size=32)
+    assert torch.equal(own(pixels[..., :32, :32]), TransformersEncoder(folder, address="x")(pixels[..., :32, :32]))
+
+
+def test_a_size_that_cannot_be_is_refused(folder):
+    with pytest.raises(TowerError, match=r"patches of 8 pixels, and `encoder\.image_size` 50 is no multiple"):
+        TransformersEncoder(folder, address="folder:clip", image_size=50)
+
+
 def test_its_preprocessing_is_the_processors(folder):
     preprocessing = TransformersEncoder(folder, address="folder:clip").preprocessing
     assert (preprocessing.size, preprocessing.crop_share, preprocessing.squash) == (32, 1.0, False)

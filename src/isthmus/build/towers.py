@@ -81,6 +81,7 @@ def build_encoder(config: EncoderConfig, compute: Compute) -> Encoder:
             address=str(config.weights),
             revision=place.revision,
             hidden_layer=config.hidden_layer,
+            image_size=config.image_size,
         )
     return encoder.to(device=compute.device, dtype=compute.dtype)
 

@@ -26,6 +26,9 @@ class EncoderConfig(Section):
     """How a weights file meets timm's tensors: by name, or one to one in order (both strict)."""
     hidden_layer: int | None = None
     """Which hidden layer gives the patches; empty: the last."""
+    image_size: Count | None = None
+    """transformers only: side of the pictures in pixels, where it is not the encoder's own; its position embeddings are
+    interpolated, as BLIP-2 does from 224 to 364."""
     licence: str | None = None
     """Licence of the weights, as their author states it (SPDX); the bridge's card names it."""
 
@@ -33,6 +36,8 @@ class EncoderConfig(Section):
     def _keys_do_something(self) -> "EncoderConfig":
         if self.kind == "transformers":
             self.refuse(("name", "match"), "says nothing about an encoder of kind transformers")
+        else:
+            self.refuse(("image_size",), "says nothing about an encoder of kind timm: its name says its size")
         if self.weights is None:
             self.refuse(("match",), "is about a file of weights, and `weights` names none")
         return self

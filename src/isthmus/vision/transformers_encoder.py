@@ -1,5 +1,7 @@
 """Image encoders of transformers: any AutoModel, or the vision half of a model that has one."""
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ class TransformersEncoder(Encoder):
     Gives `last_hidden_state`, or `hidden_states[hidden_layer]`: 0 is the embedding, -1 the last block before
     any closing norm, -2 leaves the last block out, as BLIP-2 does with CLIP. A model with a text half (CLIP, SigLIP)
     gives its vision half. BLIP-2's own tower gives its state before `post_layernorm`, which is the patch LayerNorm
-    that the bridge learns. A feature map is read row by row.
+    that the bridge learns. A feature map is read row by row. With an `image_size` that is not its own, position
+    embeddings are interpolated.
 
     Raises TowerError where the model is not found, has no weights for a part, or wants unknown preprocessing.
     """
@@ -44,6 +47,7 @@ class TransformersEncoder(Encoder):
         address: str,
         revision: str | None = None,
         hidden_layer: int | None = None,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
         self.address = address
@@ -51,12 +55,15 @@ class TransformersEncoder(Encoder):
         model, processor = _load(str(name), revision)
         self.preprocessing = _preprocessing(address, processor)
         self.model = freeze(model)
+        self._options: dict[str, bool] = {}
+        if image_size not in (None, self.preprocessing.size):
+            self._resize(image_size)
         self.width = self.probe()
 
     def encode(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P V"]:
         """Encode pictures."""
         deep = self.hidden_layer is not None
-        output = self.model(pixel_values=pixels, output_hidden_states=deep)
+        output = self.model(pixel_values=pixels, output_hidden_states=deep, **self._options)
         if self.hidden_layer is None:
             states: Tensor = output.last_hidden_state
         else:
@@ -65,6 +72,25 @@ class TransformersEncoder(Encoder):
             except IndexError as error:
                 raise TowerError(f"image encoder {self.address} has no layer {self.hidden_layer}.") from error
         return map_to_patches(states) if states.ndim == 4 else states
+
+    def _resize(self, side: int) -> None:
+        """Take pictures of another size, with the encoder's position embeddings interpolated (DINO's are by itself)."""
+        patch = getattr(self.model.config, "patch_size", 1)
+        if isinstance(patch, int) and side % patch:
+            raise TowerError(
+                f"image encoder {self.address} cuts pictures into patches of {patch} pixels, and `encoder.image_size` "
+                f"{side} is no multiple of it."
+            )
+        own, self.preprocessing = self.preprocessing.size, replace(self.preprocessing, size=side)
+        if "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters:
+            self._options = {"interpolate_pos_encoding": True}
+        try:
+            self.probe()
+        except (ValueError, RuntimeError) as error:
+            raise TowerError(
+                f"image encoder {self.address} takes no pictures of {side} pixels: leave `encoder.image_size` out, its "
+                f"own are {own} pixels wide."
+            ) from error
 
 
 def _load(name: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
