@@ -115,6 +115,8 @@ def test_what_fills_a_stage_1_bridge_is_no_key_of_stage_2(key, value):
     start = {"from": "runs/a", key: value}
     going_on = {**{key: value for key, value in STAGE1.items() if key != "bridge"}, "init": start}
     assert getattr(check(going_on, "here").init, key) == value
+    assert check(going_on, "here").given()["init"] == {key: value}  # another filling is another run, a moved folder not
+    assert "init" not in check({**going_on, "init": {"from": "runs/a"}}, "here").given()
     with pytest.raises(ConfigError, match=rf"`init\.{key}` is a key of stage 1"):
         check({**STAGE2, "init": start}, "here")
 

@@ -35,7 +35,7 @@ def test_both_stages_are_trained_the_second_from_the_first(own):
     one, two = (own.parent / "own" / f"stage{number}" for number in (1, 2))
     files = [read_bridge(folder / "bridge") for folder in (one, two)]
     assert [file.provenance["stage"] for file in files] == [1, 2]
-    assert files[1].provenance["config"]["init"] == {"from": str(one)}
+    assert files[1].provenance["config"]["init"]["from"] == str(one)
     origin = json.loads((one / "bridge" / "complete").read_text())["model.safetensors"]
     assert files[1].provenance["origin"] == origin and files[0].provenance["origin"] is None
     assert isthmus("evaluate", two) == 0

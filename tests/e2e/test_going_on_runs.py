@@ -34,7 +34,7 @@ def test_a_bridge_is_trained_further(world, capfd, recipe, start):
     assert before.sizes == after.sizes
     for name, tensor in before.tensors.items():
         torch.testing.assert_close(after.tensors[name], tensor, atol=1e-7, rtol=0)
-    assert after.provenance["config"]["init"] == {"from": str(world / start)}
+    assert after.provenance["config"]["init"]["from"] == str(world / start)
     assert after.provenance["config"]["bridge"]["queries"] == 4
     assert ", 0 new, 0 left" in capfd.readouterr().err
     assert isthmus("evaluate", world / output) == 0
