@@ -73,6 +73,8 @@ def test_a_published_folder_is_one_command_from_captions(world, tmp_path, capfd)
     picture = next((world / "pictures").glob("*.png"))
     assert isthmus("caption", picture, "--model", tmp_path / "ours", "--max-new-tokens", "4", "--json") == 0
     assert json.loads(capfd.readouterr().out.splitlines()[0])["file_name"] == str(picture)
+    assert isthmus("evaluate", tmp_path / "ours") == 2
+    assert "was converted from" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

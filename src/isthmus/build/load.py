@@ -109,6 +109,11 @@ def load_run(
     """
     place = one_bridge(folder)
     file = read_bridge(place)
+    if "converted" in file.provenance:
+        raise ConfigError(
+            f"{folder} was converted from {file.provenance['converted']['from']} and has no run's config to be scored "
+            "by; train it on from there (init.from), or use it by caption, match and embed"
+        )
     recorded = {**file.provenance["config"], "precision": _PRECISIONS[file.provenance["precision"]]}
     recorded["output"] = str(place.parent)  # the run may have moved
     if any(key.startswith("data.evaluation") for key in values):
