@@ -108,6 +108,8 @@ def test_answers_are_those_of_transformers(asking, beams):
         assert ours.ask(pictures(), question, max_new_tokens=6, num_beams=beams) == written
     with pytest.raises(AbsentPartError, match="ask"):
         ours.caption(pictures())
+    card = (asking / "ours/README.md").read_text()
+    assert "It answers questions about pictures" in card and "predictor.ask(" in card
 
 
 def test_instructed_weights_make_the_round_trip_with_equal_logits(asking, tmp_path):

@@ -11,6 +11,8 @@ _ABILITIES = {
     2: "writes captions through its frozen language model",
 }
 _TASKS = {1: "zero-shot-image-classification", 2: "image-to-text"}
+_ANSWERS = "answers questions about pictures through its frozen language model"
+_ASKS = 'predictor.ask("picture.jpg", "What is this?")'
 _USES = {1: 'predictor.match("picture.jpg", ["a red boat", "a blue car"])', 2: 'predictor.caption("picture.jpg")'}
 _PAPER = "[BLIP-2](https://arxiv.org/abs/2301.12597)"
 
@@ -42,13 +44,17 @@ def _front(provenance: Mapping[str, Any]) -> Iterator[str]:
     yield f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
 
 
+def _instructed(provenance: Mapping[str, Any]) -> bool:
+    return bool(provenance["config"].get("bridge", {}).get("instruct"))
+
+
 def _what(provenance: Mapping[str, Any]) -> Iterator[str]:
-    stage = provenance["stage"]
+    stage, abilities = provenance["stage"], _ANSWERS if _instructed(provenance) else _ABILITIES[provenance["stage"]]
     yield f"# A bridge of stage {stage}, between a frozen image encoder and language"
     yield ""
     trainer = "converted by isthmus" if "converted" in provenance else "trained by isthmus"
     yield f"This folder holds the Q-Former of {_PAPER} and its heads, {trainer}; the frozen models that it"
-    yield f"stands between are not in it. It {_ABILITIES[stage]}."
+    yield f"stands between are not in it. It {abilities}."
     yield ""
 
 
@@ -57,7 +63,7 @@ def _how(provenance: Mapping[str, Any]) -> Iterator[str]:
     yield "from isthmus import Predictor"
     yield ""
     yield 'predictor = Predictor.from_pretrained("FOLDER")  # this folder'
-    yield _USES[provenance["stage"]]
+    yield _ASKS if _instructed(provenance) else _USES[provenance["stage"]]
     yield "```"
     yield ""
 
