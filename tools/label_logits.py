@@ -30,7 +30,7 @@ MODELS = {
         "decoder_start_token_id": 0, "tie_word_embeddings": False,
     }),
 }  # fmt: skip
-BATCH, QUERIES, STEPS = 32, 32, 5
+BATCH, QUERIES, STEPS = 32, 32, 3
 
 
 def _every(model: torch.nn.Module, labels: Labels, inputs: dict) -> Tensor:
