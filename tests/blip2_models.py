@@ -126,7 +126,7 @@ def save_whole(model, folder, *, kind="opt"):
         Blip2Processor(pictures, words).save_pretrained(folder)
         return folder
     letters = byte_tokenizer(bos=kind != "t5")
-    letters.padding_side = "left"
+    letters.padding_side = "right" if kind == "t5" else "left"
     if kind == "t5":  # T5's own tokenizer closes what its encoder reads
         letters.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
     if isinstance(model, InstructBlipForConditionalGeneration):
@@ -134,6 +134,13 @@ def save_whole(model, folder, *, kind="opt"):
     else:
         Blip2Processor(pictures, letters, num_query_tokens=QUERIES).save_pretrained(folder)
     return folder
+
+
+def untied(model):
+    """Give a T5 inside of a BLIP-2 a head of its own, as Flan-T5 has: transformers' config says that it is tied."""
+    head = model.language_model.lm_head
+    head.weight = torch.nn.Parameter(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(9)) * 0.1)
+    return model
 
 
 def redrawn(model, seed=0):

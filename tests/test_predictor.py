@@ -212,8 +212,8 @@ def test_an_encoded_picture_may_be_asked_by_another_predictor_of_the_same_encode
     encoded = both.encode(pictures)
     torch.testing.assert_close(stage1.embed(images=encoded), both.embed(images=pictures), **EXACT)
     weights, layer = encoded.encoder
-    other = Encoded(encoded.patches, False, ("another", layer))
-    elsewhere = Encoded(encoded.patches, False, (weights, -2 if layer is None else layer - 1))
+    other = Encoded(encoded.patches, False, ("another", layer, None))
+    elsewhere = Encoded(encoded.patches, False, (weights, -2 if layer is None else layer - 1, None))
     with pytest.raises(ConfigError, match="encoded by another image encoder"):
         both.caption(elsewhere)
     with pytest.raises(ConfigError, match="encoded by another image encoder"):

@@ -38,7 +38,7 @@ class Encoded:
 
     patches: Float[Tensor, "B P V"]
     single: bool
-    encoder: tuple[str, int | None]
+    encoder: tuple[str, int | None, int | None]
     _read: WeakKeyDictionary[Bridge, ImageEncoding] = field(default_factory=WeakKeyDictionary, repr=False)
     _memory: WeakKeyDictionary[Bridge, Memory] = field(default_factory=WeakKeyDictionary, repr=False)
 

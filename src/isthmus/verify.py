@@ -52,6 +52,11 @@ def _beams(predictor: Predictor, picture: Path) -> str:
     return str(predictor.caption(picture, num_beams=5, max_new_tokens=30))
 
 
+def _prompted_beams(predictor: Predictor, picture: Path) -> str:
+    """The same for weights tuned on COCO, whose configuration at LAVIS has a prompt."""
+    return str(predictor.caption(picture, "a photo of", num_beams=5, max_new_tokens=30))
+
+
 def _greedy(predictor: Predictor, picture: Path) -> str:
     return str(predictor.caption(picture))
 
@@ -70,12 +75,13 @@ def _merlion(caption: str) -> Check:
     return Check("caption, five beams", MERLION, _beams, caption)
 
 
+def _merlion_of_coco(caption: str) -> Check:
+    return Check("caption, five beams after 'a photo of'", MERLION, _prompted_beams, caption)
+
+
 PUBLISHED: Mapping[str, tuple[Check, ...]] = {
-    "blip2-opt-2.7b": (
-        _merlion("the merlion fountain in singapore"),
-        Check("caption, greedy", BEACH, _greedy, "a woman sitting on the beach with a dog"),
-    ),
-    "blip2-opt-2.7b-coco": (_merlion("a statue of a mermaid spraying water into the air"),),
+    "blip2-opt-2.7b": (Check("caption, greedy", BEACH, _greedy, "a woman sitting on the beach with a dog"),),
+    "blip2-opt-2.7b-coco": (_merlion_of_coco("a statue of a mermaid spraying water into the air"),),
     "blip2-opt-6.7b": (_merlion("a statue of a merlion in front of a water fountain"),),
     "blip2-flan-t5-xl": (_merlion("marina bay sands, singapore"),),
     "blip2-flan-t5-xxl": (_merlion("the merlion statue in singapore"),),

@@ -1,6 +1,7 @@
 """Whole models of transformers into isthmus and back: the same captions and scores, the same bits."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,22 +9,29 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
     AutoProcessor,
+    AutoTokenizer,
     Blip2ForConditionalGeneration,
     Blip2ForImageTextRetrieval,
     Blip2QFormerModel,
     InstructBlipForConditionalGeneration,
 )
 
-from blip2_models import conditional, instruct, lavis_state, retrieval, save_whole
+from blip2_models import conditional, instruct, lavis_state, retrieval, save_whole, untied
 from bridges import tiny_bridge
 from fakes import tiny_bert_folder, tiny_clip_folder, tiny_llama_folder, tiny_t5_folder
 from isthmus import Predictor
 from isthmus.build.compared import compare
 from isthmus.build.exported import check_exportable, export_model, export_qformer
 from isthmus.build.folders import Moved
+from isthmus.build.going_on import read_start, stage1_from
 from isthmus.build.imported import Towers, convert_in
+from isthmus.build.precision import choose_compute
 from isthmus.build.pretrained import Wishes, load_alone, load_pretrained
-from isthmus.checkpoints.native import read_bridge
+from isthmus.build.towers import build_encoder
+from isthmus.build.workshop import make_tower
+from isthmus.checkpoints.native import read_bridge, update_provenance
+from isthmus.config.model import BridgeConfig, EncoderConfig
+from isthmus.config.run import InitConfig
 from isthmus.errors import AbsentPartError, CheckpointError, ConfigError, TowerError
 
 FP32 = Wishes(device="cpu", dtype="float32")
@@ -48,6 +56,61 @@ def world(request, tmp_path_factory):
 
 def theirs(folder, kind=Blip2ForConditionalGeneration):
     return kind.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+
+
+def test_a_t5_with_a_head_of_its_own_keeps_it(tmp_path):
+    model = save_whole(untied(conditional("t5")), tmp_path / "theirs", kind="t5")
+    before = load_file(model / "model.safetensors")
+    assert not torch.equal(before["language_model.lm_head.weight"], before["language_model.shared.weight"])
+    convert_in(str(tmp_path / "theirs"), tmp_path / "ours", Towers())
+    pretrained = load_pretrained([tmp_path / "ours"], FP32)
+    exported = export_model(pretrained, 2, tmp_path / "back")
+    after = load_file(tmp_path / "back/model.safetensors")
+    assert torch.equal(before["language_model.lm_head.weight"], after["language_model.lm_head.weight"])
+    assert compare(pretrained, 2, exported)["logits"].largest <= 1e-5
+
+
+def test_a_t5_pads_on_the_right_so_that_short_rows_are_what_they_are_alone(tmp_path):
+    """Image tokens come first and padding would part them from the text, whose distance T5 counts."""
+    save_whole(conditional("t5"), tmp_path / "theirs", kind="t5")
+    convert_in(str(tmp_path / "theirs"), tmp_path / "ours", Towers())
+    export_model(load_pretrained([tmp_path / "ours"], FP32), 2, tmp_path / "back")
+    model, processor = theirs(tmp_path / "back")
+
+    def written(images, texts):
+        given = processor(images=images, text=texts, padding=True, return_tensors="pt")
+        start = torch.zeros(len(texts), 1, dtype=torch.long)
+        return model(**given, decoder_input_ids=start).logits[:, 0]
+
+    texts = ["a", "a photo of a boat"]
+    alone = torch.cat([written([picture], [text]) for picture, text in zip(pictures(), texts, strict=False)])
+    assert torch.allclose(written(pictures()[:2], texts), alone, atol=1e-6)
+
+
+def test_a_place_with_something_in_it_is_never_taken(world, tmp_path):
+    root, _ = world
+    before = sorted((root / "theirs").iterdir())
+    for place in (root / "theirs", root / "ours"):
+        with pytest.raises(CheckpointError, match="exists and is not empty; choose another place"):
+            convert_in(str(root / "theirs"), place, Towers())
+    ours = Predictor.from_pretrained(root / "ours", device="cpu")
+    with pytest.raises(CheckpointError, match="is no model folder of isthmus"):
+        ours.save_pretrained(root / "theirs")
+    assert sorted((root / "theirs").iterdir()) == before
+
+
+def test_another_picture_size_cannot_leave_whole_and_is_another_encoder(world, tmp_path):
+    root, _ = world
+    provenance = read_bridge(root / "ours").provenance
+    encoder = {**provenance["config"]["encoder"], "image_size": 42}
+    shutil.copytree(root / "ours", tmp_path / "wide")
+    update_provenance(tmp_path / "wide", {"config": {**provenance["config"], "encoder": encoder}})
+    with pytest.raises(CheckpointError, match=r"trained with encoder\.image_size=None of .*, not 42"):
+        load_pretrained([tmp_path / "wide"], FP32)
+    towers = {**provenance["towers"], "encoder": {**provenance["towers"]["encoder"], "image_size": 42}}
+    update_provenance(tmp_path / "wide", {"towers": towers})
+    with pytest.raises(ConfigError, match=r"sees pictures of 42 pixels.* its weights are for 28.*--to qformer"):
+        check_exportable(load_pretrained([tmp_path / "wide"], FP32), 2)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -151,6 +214,20 @@ def test_retrieval_makes_the_round_trip(matching, tmp_path):
     assert not exported.lost
     before, after = load_file(matching / "theirs/model.safetensors"), load_file(tmp_path / "back/model.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_retrieval_folder_that_left_comes_back_and_is_gone_on_from(matching, tmp_path):
+    export_model(load_pretrained([matching / "ours"], FP32), 1, tmp_path / "back")
+    words = AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert words.convert_tokens_to_ids("<image>") == words.convert_tokens_to_ids("[DEC]") + 1  # the processor's mark
+    again = convert_in(str(tmp_path / "back"), tmp_path / "again", Towers())
+    known = make_tower(
+        build_encoder(EncoderConfig(**again.provenance["config"]["encoder"]), choose_compute("cpu", "fp32"))
+    )
+    init = InitConfig.model_validate({"from": str(tmp_path / "again"), "lm_head": "random", "temperature": 0.07})
+    built = stage1_from(read_start(init, known), BridgeConfig(max_tokens=20), seed=0)
+    assert built.bridge.sizes.vocabulary == again.sizes.vocabulary
+    assert not any("a row for [DEC]" in line for line in built.report)
 
 
 def test_the_q_former_leaves_alone_and_comes_back_with_its_towers_named(matching, tmp_path):

@@ -101,6 +101,21 @@ def test_keys_and_shapes_that_do_not_fit_are_named(tmp_path, change, message):
         load_bridge(read_lavis(path))
 
 
+def test_a_flipped_bit_and_a_number_that_is_none_are_found(tmp_path):
+    state = lavis_state(tiny_bridge(**WIDE).float())
+    path = saved(tmp_path / "x.pth", state)
+    content = bytearray(path.read_bytes())
+    place = content.find(state["query_tokens"].numpy().tobytes())
+    assert place > 0
+    content[place + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.pth is damaged: the sum of .*data.* in it is another"):
+        read_lavis(path)
+    state["ln_vision.bias"][0] = float("inf")
+    with pytest.raises(CheckpointError, match=r"ln_vision\.bias holds values that are not finite"):
+        read_lavis(saved(path, state))
+
+
 def test_what_is_no_file_of_weights_is_told(tmp_path):
     with pytest.raises(CheckpointError, match="there is no file"):
         read_lavis(tmp_path / "none.pth")

@@ -40,6 +40,11 @@ class Difference:
     largest: float
     scale: float
 
+    @property
+    def is_far(self) -> bool:
+        """Whether it is more than two eps of one LayerNorm make of fp32 numbers."""
+        return not self.largest <= 0.02 * max(self.scale, 1e-3)
+
     @staticmethod
     def of(ours: Float[Tensor, "..."], theirs: Float[Tensor, "..."]) -> "Difference":
         """Compare two tensors of one shape."""

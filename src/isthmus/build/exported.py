@@ -64,6 +64,12 @@ def check_exportable(pretrained: Pretrained, stage: int) -> KeyTable:
             "plain transformers can hold only EVA ViT-g as the image tower of a BLIP-2, before its last norm, and "
             f"{pretrained.encoder.address} is another; export the Q-Former alone: --to qformer"
         )
+    size = pretrained.encoder.preprocessing.size
+    if size != eye.config.image_size:
+        raise ConfigError(
+            f"{pretrained.encoder.address} sees pictures of {size} pixels (encoder.image_size) and its weights are for "
+            f"{eye.config.image_size}, which these classes cannot say; export the Q-Former alone: --to qformer"
+        )
     if stage == 1:
         return RETRIEVAL
     return INSTRUCT if pretrained.bridges[stage].bridge.sizes.text else CONDITIONAL
@@ -103,6 +109,10 @@ def export_model(pretrained: Pretrained, stage: int, folder: Path) -> Exported:
     else:
         llm: Any = pretrained.llm
         tokenizer = copy.deepcopy(llm.tokenizer)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(llm.generation_marks()["pad_token_id"])
+        if not llm.model.config.is_encoder_decoder:
+            tokenizer.padding_side = "left"
         processor = _processor(table, pictures, tokenizer, loaded)
         image_token = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
         free = _with_room(llm.model, image_token)
@@ -132,7 +142,7 @@ def _filled(kind: Any, config: Any, tensors: Mapping[str, Tensor]) -> Any:
     with torch.device("meta"):
         model = kind(config)
     model.load_state_dict(dict(tensors), strict=True, assign=True)
-    model.tie_weights()
+    model.tie_weights(missing_keys=set(), recompute_mapping=False)  # only what is equal: Flan-T5's head is its own
     return model
 
 
@@ -192,7 +202,6 @@ def _image_processor(wanted: Preprocessing) -> BlipImageProcessor:
 def _processor(table: KeyTable, pictures: BlipImageProcessor, tokenizer: Any, loaded: LoadedBridge) -> Any:
     """The processor of a class, which puts a picture's tokens before BOS; it adds their mark to the tokenizer."""
     count = loaded.bridge.sizes.queries
-    tokenizer.padding_side = "left"
     if table is CONDITIONAL:
         return Blip2Processor(pictures, tokenizer, num_query_tokens=count)
     return InstructBlipProcessor(pictures, tokenizer, _words(loaded), num_query_tokens=count)

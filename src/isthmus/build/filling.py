@@ -36,7 +36,7 @@ def fill_absent(
     origins: list[str] = []
     _check("lm_head", init.lm_head, init.folder, is_there=sizes.lm_head, example="lm_head=random")
     _check("temperature", init.temperature, init.folder, is_there=sizes.temperature, example="temperature=0.07")
-    vocabulary = max(sizes.vocabulary, tokenizer.vocabulary)
+    vocabulary = max(sizes.vocabulary, tokenizer.dec + 1)
     if vocabulary > sizes.vocabulary:  # 30,522 words: [DEC], with which ITG begins, is not among them
         tensors[WORDS] = torch.cat([words, words[tokenizer.cls][None]])
         origins.append(f"{WORDS}: a row for [DEC], from that of [CLS]")

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoConfig
 
 from isthmus.build.bridge import fitting_state
+from isthmus.build.exported import check_new
 from isthmus.build.precision import choose_compute
 from isthmus.build.towers import build_encoder, build_llm, resolve
 from isthmus.build.workshop import identify
@@ -56,9 +57,10 @@ def convert_in(source: str, output: Path, towers: Towers) -> BridgeFile:
     """Read a folder of transformers (a path, `folder:` or `hub:`) or a `.pth` file of LAVIS; write a folder of ours.
 
     Each tower is loaded once, for its fingerprint. Returns what was written.
-    Raises `CheckpointError` for what cannot be read whole, `ConfigError` for a tower that is not named,
-    `TowerError` for one that is not there.
+    Raises `CheckpointError` for a place that is taken or what cannot be read whole, `ConfigError` for a tower that is
+    not named, `TowerError` for one that is not there.
     """
+    check_new(output)
     found = _from_lavis(Path(source), towers) if source.endswith((".pth", ".pt")) else _from_folder(source, towers)
     fitting_state(found.file)
     tokenizer = _tokenizer(found)
@@ -71,6 +73,8 @@ def convert_in(source: str, output: Path, towers: Towers) -> BridgeFile:
 def _from_folder(source: str, towers: Towers) -> _Found:
     address = source if source.startswith(("hub:", "folder:")) else f"folder:{Path(source).expanduser().resolve()}"
     folder = _fetched(address)
+    if address.startswith("hub:") and "@" not in address:
+        address = f"{address}@{folder.name}"  # the commit that the Hub gave
     foreign = open_transformers(folder, AutoConfig.from_pretrained)
     if foreign.table is QFORMER and towers.encoder is None:
         raise ConfigError(_unnamed(source, "encoder"))
@@ -132,10 +136,10 @@ def _tokenizer(found: _Found) -> QFormerTokenizer | None:
     if found.tokenizer is None:
         return None
     tokenizer, rows = QFormerTokenizer(found.tokenizer, max_tokens=_longest(found)), found.file.sizes.vocabulary
-    known = (tokenizer.vocabulary, tokenizer.vocabulary - 1)  # without [DEC], which only ITG needs
-    if found.file.sizes.text and rows not in known:
+    # [DEC] is the last word, and only ITG needs its row; a processor's mark for pictures may follow, which is no word
+    if found.file.sizes.text and rows not in (tokenizer.dec, tokenizer.dec + 1):
         raise CheckpointError(
-            f"the tokenizer in {found.tokenizer} has {tokenizer.vocabulary} tokens with [DEC], and the bridge "
+            f"the tokenizer in {found.tokenizer} has {tokenizer.dec + 1} words with [DEC], and the bridge "
             f"{rows} word embeddings; give its own: --tokenizer folder:PATH"
         )
     return tokenizer
@@ -191,6 +195,6 @@ def _fetched(address: str) -> Path:
     if place.path is not None:
         return place.path
     try:
-        return Path(snapshot_download(place.name, revision=place.revision, allow_patterns=_FILES))
+        return Path(snapshot_download(place.name, revision=place.revision, allow_patterns=_FILES))  # .../COMMIT
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as problem:
         raise TowerError(f"{address} cannot be fetched from the Hub; check the name and the connection") from problem

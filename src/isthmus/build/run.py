@@ -226,6 +226,7 @@ def _provenance(
                 "address": t.address,
                 "fingerprint": t.fingerprint,
                 "hidden_layer": t.hidden_layer,
+                **({} if t.image_size is None else {"image_size": t.image_size}),
                 **_licence(config, name),
             }
             for name, t in towers.items()

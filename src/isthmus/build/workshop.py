@@ -18,11 +18,15 @@ from isthmus.vision.encoder import Encoder
 
 @dataclass(frozen=True)
 class TowerIdentity:
-    """What a bridge knows a tower by: its weights, in whatever precision, and the layer that gives the patches."""
+    """What a bridge knows a tower by: its weights, in whatever precision, and the layer that gives the patches.
+
+    `image_size` is that of the pictures where it is not the tower's own.
+    """
 
     address: str
     fingerprint: str
     hidden_layer: int | None = None
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Tower:
     fingerprint: str
     state: str
     hidden_layer: int | None = None
+    image_size: int | None = None
 
     def unchanged(self) -> bool:
         """Hash it again: True where every tensor is what it was."""
@@ -72,13 +77,15 @@ def open_workshop(config: RunConfig) -> Workshop:
 def make_tower(model: Encoder | FrozenLLM) -> Tower:
     """Take a frozen model's identity, and its state as the proof that it does not change."""
     known = identify(model)
-    return Tower(model, known.address, known.fingerprint, module_fingerprint(model), known.hidden_layer)
+    return Tower(
+        model, known.address, known.fingerprint, module_fingerprint(model), known.hidden_layer, known.image_size
+    )
 
 
 def identify(model: Encoder | FrozenLLM) -> TowerIdentity:
     """Take a frozen model's fingerprint; of an encoder, the layer that gives the patches is a part of it."""
-    layer = model.hidden_layer if isinstance(model, Encoder) else None
-    return TowerIdentity(model.address, weights_fingerprint(model), layer)
+    seen = (model.hidden_layer, model.image_size) if isinstance(model, Encoder) else (None, None)
+    return TowerIdentity(model.address, weights_fingerprint(model), *seen)
 
 
 def check_tower(file: BridgeFile, name: str, tower: Tower | TowerIdentity) -> None:
@@ -88,6 +95,11 @@ def check_tower(file: BridgeFile, name: str, tower: Tower | TowerIdentity) -> No
         raise CheckpointError(
             f"the bridge was trained with hidden layer {trained.get('hidden_layer')} of {trained['address']}, not "
             f"{tower.hidden_layer}; give the same `encoder.hidden_layer`"
+        )
+    if trained.get("image_size") != tower.image_size:
+        raise CheckpointError(
+            f"the bridge was trained with encoder.image_size={trained.get('image_size')} of {trained['address']}, not "
+            f"{tower.image_size}; give the same `encoder.image_size`"
         )
     if trained["fingerprint"] != tower.fingerprint:
         raise CheckpointError(

@@ -59,6 +59,11 @@ def _lost(lost: Sequence[str]) -> Iterator[str]:
 def _prompt(prompt: Mapping[str, Any] | None) -> Iterator[str]:
     if prompt is None:
         return
-    yield f"Trained with the prompt `{json.dumps(prompt)}`. The processor puts the picture first, then BOS and text;"
-    yield "where the prompt has text before the picture, build the ids by hand: that text, the image tokens, the rest."
+    yield f"Trained with the prompt `{json.dumps(prompt)}`. The processor puts the picture first, then the text as the"
+    yield "tokenizer gives it, with BOS at its head where the tokenizer adds one."
+    if prompt["before"] or prompt["bos"] == "first" or prompt.get("turns"):
+        yield "**That is not how this bridge was trained**: BOS or text stood before the picture. Build the ids by hand"
+        yield "(BOS and `before`, the image tokens, `after`), or train with `bos: after_soft_prompt`, nothing before."
+    if "{question}" in prompt["after"] and prompt["after"] != "{question}":
+        yield "The processor gives the Q-Former the whole text; in training it read the bare question."
     yield ""

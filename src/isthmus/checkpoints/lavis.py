@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ def read_lavis(path: Path) -> BridgeFile:
 
 def _tensors(path: Path) -> Mapping[str, Tensor]:
     try:
+        if is_zipfile(path) and (damaged := ZipFile(path).testzip()) is not None:
+            raise CheckpointError(f"{path} is damaged: the sum of {damaged} in it is another; fetch it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of pickle protocols above 2, which are read as well
             content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
@@ -52,11 +54,14 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
         raise CheckpointError(
             f"{path} holds more than tensors, and what it asks for was not run; give a file of weights alone"
         ) from problem
-    except (RuntimeError, OSError, EOFError, ValueError) as problem:
+    except (RuntimeError, OSError, EOFError, ValueError, BadZipFile) as problem:
         raise CheckpointError(f"{path} is damaged or no .pth file; fetch it again") from problem
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no state dict under `model`; give a .pth file of LAVIS")
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path} is damaged: {key} holds values that are not finite; fetch it again")
     return state
 
 

@@ -30,9 +30,20 @@ CONFIG, WEIGHTS, MARKER, CARD = "config.json", "model.safetensors", "complete", 
 
 
 def check_model_place(folder: Path) -> None:
-    """Raise `CheckpointError` where a place holds something that is no model folder, so that nothing is lost."""
-    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists and is no model folder; choose another place")
+    """Raise `CheckpointError` where a place holds something that is no model folder of ours, so that nothing is lost.
+
+    A config.json is not enough: folders of transformers have one, and their weights beside it.
+    """
+    if folder.exists() and not _is_ours(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is no model folder of isthmus; choose another place")
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (folder / MARKER).is_file()  # damaged, and ours
+    return isinstance(content, dict) and "format_version" in content
 
 
 def write_bridge(

@@ -54,6 +54,8 @@ def open_transformers(folder: Path, read_config: Callable[[str], Any]) -> Foreig
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise CheckpointError(f"{folder / CONFIG} cannot be read; give a folder that transformers wrote") from problem
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{folder / CONFIG} is no config of a model; give a folder that transformers wrote")
     if named := _auto_map(content):
         raise CheckpointError(
             f"{folder / CONFIG} names code to run (auto_map in {named}), which isthmus never does; give a folder of "
@@ -63,7 +65,13 @@ def open_transformers(folder: Path, read_config: Callable[[str], Any]) -> Foreig
     table = next((TABLES[name] for name in classes if name in TABLES), None)
     if table is None:
         raise CheckpointError(f"{folder} is of {classes or 'no named class'}; known are {', '.join(TABLES)}")
-    config = read_config(str(folder))
+    try:
+        config = read_config(str(folder))
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{folder / CONFIG} is none that transformers reads ({reason}); fetch it again"
+        ) from problem
     qformer = config if table is QFORMER else config.qformer_config
     if qformer.hidden_act != "gelu":
         raise CheckpointError(f"{folder} has a Q-Former of {qformer.hidden_act!r}; ours computes 'gelu' only")

@@ -1,5 +1,6 @@
 """`isthmus convert`: weights of transformers and LAVIS into isthmus's own folder, and out of it again."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from isthmus.checkpoints.exported_card import exported_card
 from isthmus.checkpoints.native import CARD, MARKER
 from isthmus.cli.inputs import print_json
 from isthmus.cli.show import quiet_libraries
-from isthmus.errors import ConfigError
+from isthmus.errors import CheckpointError, ConfigError
 from isthmus.files import write_atomically
 
 
@@ -43,7 +44,19 @@ def run_convert(
 
 
 def _write_out(source: Path, output: Path, towers: Towers, to: str) -> dict[str, object]:
+    """Write beside the place, compare, and only then take it: a folder that is there is whole and was compared."""
     check_new(output)
+    scratch = output.with_name(f".{output.name}-unfinished")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        told = _written(source, scratch, towers, to)
+        scratch.rename(output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return {**told, "folder": str(output)}
+
+
+def _written(source: Path, output: Path, towers: Towers, to: str) -> dict[str, object]:
     if to == "qformer":
         loaded = load_alone(source)
         exported, differences = export_qformer(loaded, output), {}
@@ -55,6 +68,11 @@ def _write_out(source: Path, output: Path, towers: Towers, to: str) -> dict[str,
         check_exportable(pretrained, stage)
         exported = export_model(pretrained, stage, output)
         found = compare(pretrained, stage, exported)
+        if far := next((name for name, one in found.items() if name != "pixels" and one.is_far), None):
+            raise CheckpointError(
+                f"nothing was written: the {far} of transformers lie {found[far].largest:.2e} from ours, of at most "
+                f"{found[far].scale:.2e}, which two eps do not explain; please report this"
+            )
         differences = {name: (one.largest, one.scale) for name, one in found.items()}
         provenance = pretrained.bridges[stage].provenance
     card = exported_card(provenance, layout=exported.table.name, lost=exported.lost, differences=differences)
@@ -68,7 +86,6 @@ def _told(exported: Exported, differences: dict[str, tuple[float, float]]) -> di
         "layout": exported.table.name,
         "left_behind": list(exported.lost),
         "against_isthmus": apart,
-        "folder": str(exported.folder),
     }
 
 

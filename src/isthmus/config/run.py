@@ -73,7 +73,7 @@ class RunConfig(Section):
 
         Where it lies, what computes it and labels are no part of it; what it goes on from is known by its weights.
         """
-        elsewhere = {**dict.fromkeys(("output", "overwrite", "device"), True), "init": {"folder"}}
+        elsewhere: dict[str, Any] = {"output": True, "overwrite": True, "device": True, "init": {"folder"}}
         given = self.model_dump(mode="json", exclude_unset=True, exclude={**elsewhere, **LABELS})
         return {key: value for key, value in given.items() if (key, value) != ("init", {})}
 

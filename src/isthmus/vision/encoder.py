@@ -113,6 +113,7 @@ class Encoder(FrozenModule, ABC):
     width: int
     address: str
     hidden_layer: int | None = None
+    image_size: int | None = None
     preprocessing: Preprocessing
 
     def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P V"]:

@@ -58,6 +58,7 @@ class TransformersEncoder(Encoder):
         self._options: dict[str, bool] = {}
         if image_size not in (None, self.preprocessing.size):
             self._resize(image_size)
+            self.image_size = image_size
         self.width = self.probe()
 
     def encode(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P V"]:
