@@ -211,7 +211,7 @@ def test_a_list_may_hold_encoded_pictures(both, pictures):
 def test_an_encoded_picture_may_be_asked_by_another_predictor_of_the_same_encoder(both, stage1, pictures):
     encoded = both.encode(pictures)
     torch.testing.assert_close(stage1.embed(images=encoded), both.embed(images=pictures), **EXACT)
-    weights, layer = encoded.encoder
+    weights, layer, _ = encoded.encoder
     other = Encoded(encoded.patches, False, ("another", layer, None))
     elsewhere = Encoded(encoded.patches, False, (weights, -2 if layer is None else layer - 1, None))
     with pytest.raises(ConfigError, match="encoded by another image encoder"):
