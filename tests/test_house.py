@@ -75,6 +75,18 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def unfilled(text: str) -> list[str]:
+    """Places of a document that wait for the output of a command: marks with nothing between them."""
+    return re.findall(r"<!-- (.+?): begin.*?-->\s*<!-- \1: end -->", text)
+
+
+def test_no_document_waits_for_its_figures() -> None:
+    marked = "<!-- output: begin (of it) -->{}<!-- output: end -->"
+    assert unfilled(marked.format("\n")) == ["output"]
+    assert not unfilled(marked.format("\n1.5 s\n"))
+    assert not {path.name: found for path in DOCUMENTS if (found := unfilled(path.read_text(encoding="utf-8")))}
+
+
 def test_tree_in_the_readme_names_every_room() -> None:
     readme = (ROOT / "README.md").read_text()
     for room in sorted({path.parent.name for path in MODULES} - {"isthmus"}):
