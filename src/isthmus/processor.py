@@ -12,10 +12,9 @@ from typing import Any, Literal
 import torch
 from transformers import AutoProcessor, BatchFeature
 
+from isthmus.build.exported import IMAGE_TOKEN
 from isthmus.errors import CheckpointError, DataError
 from isthmus.images import Images, as_pictures
-
-IMAGE_TOKEN = "<image>"
 
 
 class Processor:

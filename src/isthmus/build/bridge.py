@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from isthmus.build.towers import resolve
+from isthmus.checkpoints.keymap import TEMPERATURE
 from isthmus.config.model import BridgeConfig
 from isthmus.errors import CheckpointError, ConfigError, TowerError
 from isthmus.models.bridge import Bridge
@@ -15,7 +16,7 @@ from isthmus.qformer.layer import Dropouts
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import BridgeFile, BridgeSizes
 
-BRIDGE, TEMPERATURE = "bridge", "heads.temperature"
+BRIDGE = "bridge"
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ from isthmus.checkpoints.transformers import to_transformers
 from isthmus.errors import CheckpointError, ConfigError
 from isthmus.records import BridgeFile, BridgeSizes
 from isthmus.vision.encoder import Preprocessing
+from isthmus.vision.transformers_encoder import PIL_FILTERS
 
 IMAGE_TOKEN = "<image>"
-_FILTERS = {"bilinear": 2, "bicubic": 3}
 _MODELS = {CONDITIONAL.name: Blip2ForConditionalGeneration, INSTRUCT.name: InstructBlipForConditionalGeneration}
 
 
@@ -195,7 +195,7 @@ def _image_processor(wanted: Preprocessing) -> BlipImageProcessor:
         size={"height": wanted.size, "width": wanted.size},
         image_mean=list(wanted.mean),
         image_std=list(wanted.std),
-        resample=_FILTERS[wanted.interpolation],
+        resample=next(number for number, name in PIL_FILTERS.items() if name == wanted.interpolation),
     )
 
 

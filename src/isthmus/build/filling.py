@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.build.towers import resolve
+from isthmus.checkpoints.keymap import TEMPERATURE, WORDS
 from isthmus.config.run import InitConfig
 from isthmus.errors import CheckpointError, ConfigError
 from isthmus.qformer.initialize import draw_random, mlm_head, read_bert
@@ -13,7 +14,7 @@ from isthmus.qformer.text import LanguageHead
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import BridgeSizes
 
-RANDOM, TEMPERATURE, WORDS = "random", "heads.temperature", "qformer.text.words.weight"
+RANDOM = "random"
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isthmus.build.bridge import BuiltBridge, bridge_folder, check_positions, dropouts, fitting_state
-from isthmus.build.filling import TEMPERATURE, WORDS, Filled, fill_absent
+from isthmus.build.filling import Filled, fill_absent
 from isthmus.build.folders import one_bridge
 from isthmus.build.workshop import Tower, check_tower
+from isthmus.checkpoints.keymap import TEMPERATURE, WORDS
 from isthmus.checkpoints.native import MARKER, WEIGHTS, read_bridge
 from isthmus.config.model import BridgeConfig
 from isthmus.config.run import InitConfig

@@ -22,7 +22,7 @@ from isthmus.errors import TowerError
 from isthmus.frozen import freeze
 from isthmus.vision.encoder import Encoder, Preprocessing, map_to_patches
 
-_PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
+PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
 _BLIP2_KEYS = {r"^(blip\.)?vision_model\.": ""}
 _BLIP2_KINDS = (Blip2VisionConfig.model_type, InstructBlipVisionConfig.model_type)  # one model under two names
 _VISION_HALVES = ("vision_model", "vision_tower", "visual")
@@ -164,7 +164,7 @@ def _preprocessing(address: str, processor: dict[str, Any]) -> Preprocessing:
         size=height,
         mean=tuple(processor["image_mean"]),
         std=tuple(processor["image_std"]),
-        interpolation=_PIL_FILTERS.get(int(processor["resample"]), str(processor["resample"])),
+        interpolation=PIL_FILTERS.get(int(processor["resample"]), str(processor["resample"])),
         crop_share=share,
         squash="height" in size,
     )
