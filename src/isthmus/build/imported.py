@@ -152,8 +152,12 @@ def _longest(found: _Found) -> int:
 
 
 def _provenance(source: str, found: _Found) -> dict[str, Any]:
-    """What the folder says of its making: it was converted, and nothing is known of its training."""
-    sizes, compute = found.file.sizes, choose_compute("cpu", "fp32")
+    """What the folder says of its making: it was converted, and nothing is known of its training.
+
+    The towers are loaded for their fingerprints alone, which are of weights rounded to bf16: as such they take half of
+    the memory. `precision` is that of the bridge.
+    """
+    sizes, compute = found.file.sizes, choose_compute("cpu", "bf16")
     encoder = build_encoder(found.encoder, compute)
     towers = {"encoder": asdict(identify(encoder))}
     del encoder  # before the language model takes its place
@@ -175,7 +179,7 @@ def _provenance(source: str, found: _Found) -> dict[str, Any]:
         "towers": towers,
         "prompt": prompt,
         "config": {**config, "bridge": bridge.model_dump(mode="json")},
-        "precision": compute.dtype_name,
+        "precision": "float32",
         "converted": {"from": source, "layout": found.file.provenance["layout"], "absent": _absent(found.file)},
         **({} if ranking is None else {"ranking": asdict(ranking)}),
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},
