@@ -1,16 +1,34 @@
-"""What `convert` loads of the towers."""
+"""What `convert` loads of the towers, what it refuses, and the switches that it sets for LAVIS' files."""
+
+import json
 
 import pytest
 import torch
+from PIL import Image
 
-from blip2_models import conditional, save_whole
+from blip2_models import conditional, instruct, lavis_state, retrieval, save_whole
+from bridges import tiny_bridge
+from fake_encoders import tiny_vit_folder
+from fakes import tiny_bert_folder, tiny_clip_folder, tiny_llama_folder, tiny_t5_folder
+from isthmus import Predictor
 from isthmus.build import imported
+from isthmus.build.going_on import read_start
 from isthmus.build.imported import Towers, convert_in
 from isthmus.build.precision import choose_compute
 from isthmus.build.towers import build_encoder, build_llm
-from isthmus.build.workshop import identify
+from isthmus.build.workshop import identify, make_tower
 from isthmus.config.model import EncoderConfig, LanguageConfig
+from isthmus.config.run import InitConfig
+from isthmus.errors import CheckpointError
 from isthmus.language.prompts import Prompt
+
+KINDS = {
+    "opt": (conditional, "opt"),
+    "t5": (lambda: conditional("t5"), "t5"),
+    "retrieval": (retrieval, "opt"),
+    "instruct": (instruct, "opt"),
+    "instruct t5": (lambda: instruct("t5"), "t5"),
+}
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
@@ -44,3 +62,59 @@ def test_convert_loads_its_towers_in_bf16_and_says_fp32_of_the_bridge(tmp_path, 
     assert loaded == [{torch.bfloat16}] * 2
     assert file.provenance["precision"] == "float32"
     assert {tensor.dtype for tensor in file.tensors.values()} == {torch.float32}
+
+
+@pytest.fixture(scope="module")
+def lavis(tmp_path_factory):
+    """Files of LAVIS by projection (None: stage 1; `instructed`), and the towers that they are converted with."""
+    root = tmp_path_factory.mktemp("lavis")
+    bert = tiny_bert_folder(root / "bert")
+    words = json.loads((bert / "config.json").read_text())["vocab_size"] + 1
+    clip, llama, t5 = tiny_clip_folder(root / "clip"), tiny_llama_folder(root / "llama"), tiny_t5_folder(root / "t5")
+    sizes = {"width": 128, "heads": 2, "vision_width": 16, "vocabulary": words}
+    later = {**sizes, "shared_width": None, "language_width": 16, "lm_head": False, "temperature": False}
+    files = {
+        "stage1": (lavis_state(tiny_bridge(**sizes).float()), None),
+        **{
+            name: (lavis_state(tiny_bridge(**{**later, "text": False}).float(), projection=name), llm)
+            for name, llm in (("opt_proj", llama), ("llm_proj", llama), ("t5_proj", t5))
+        },
+        **{
+            f"instructed {name}": (lavis_state(tiny_bridge(**later).float(), projection=name), llm)
+            for name, llm in (("llm_proj", llama), ("t5_proj", t5))
+        },
+    }
+
+    def convert(name, output, **towers):
+        state, llm = files[name]
+        path = output.parent / f"{name}.pth"
+        torch.save({"model": state}, path)
+        reads = name == "stage1" or name.startswith("instructed")
+        given = {
+            "encoder": f"folder:{clip}",
+            "hidden_layer": -2,
+            "llm": None if llm is None else f"folder:{llm}",
+            "tokenizer": f"folder:{bert}" if reads else None,
+            **towers,
+        }
+        return convert_in(str(path), output, Towers(**given))
+
+    return convert
+
+
+def test_pictures_of_lavis_are_squashed_where_the_encoder_would_cut(lavis, tmp_path):
+    file = lavis("stage1", tmp_path / "ours")
+    assert file.provenance["config"]["encoder"]["squash"] and file.provenance["towers"]["encoder"]["squash"]
+    ours, address = Predictor.from_pretrained(tmp_path / "ours", device="cpu"), file.provenance["towers"]["encoder"]
+    wide = Image.linear_gradient("L").rotate(90).resize((80, 32)).convert("RGB")
+    square = wide.resize((32, 32), Image.Resampling.BICUBIC)
+    assert torch.allclose(ours.encode([wide]).patches, ours.encode([square]).patches, atol=1e-5)
+    config = EncoderConfig(kind="transformers", weights=address["address"], hidden_layer=-2)
+    cut = make_tower(build_encoder(config, choose_compute("cpu", "fp32")))
+    init = InitConfig.model_validate({"from": str(tmp_path / "ours")})
+    with pytest.raises(CheckpointError, match=r"trained with encoder\.squash=True of .*, not None; give the same"):
+        read_start(init, cut)
+    config = config.model_copy(update={"squash": True})
+    read_start(init, make_tower(build_encoder(config, choose_compute("cpu", "fp32"))))
+    own = lavis("stage1", tmp_path / "eye", encoder=f"folder:{tiny_vit_folder(tmp_path / 'vit')}", hidden_layer=None)
+    assert own.provenance["config"]["encoder"]["squash"] and own.provenance["towers"]["encoder"]["squash"] is None

@@ -106,7 +106,7 @@ def _from_lavis(path: Path, towers: Towers) -> _Found:
         activation = "gelu" if layout == "LAVIS t5_proj" else None  # Flan-T5's own is gelu_new
         prompt = _prompt("opt" if layout == "LAVIS opt_proj" else layout, file.sizes)
         llm = LanguageConfig(weights=towers.llm, activation=activation, prompt=prompt)
-    encoder = EncoderConfig(kind="transformers", weights=towers.encoder, hidden_layer=towers.hidden_layer)
+    encoder = EncoderConfig(kind="transformers", weights=towers.encoder, hidden_layer=towers.hidden_layer, squash=True)
     return _Found(file, encoder, llm, None if towers.tokenizer is None else _fetched(towers.tokenizer))
 
 

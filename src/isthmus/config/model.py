@@ -29,6 +29,9 @@ class EncoderConfig(Section):
     image_size: Count | None = None
     """transformers only: side of the pictures in pixels, where it is not the encoder's own; its position embeddings are
     interpolated, as BLIP-2 does from 224 to 364."""
+    squash: bool | None = None
+    """Squash whole pictures to the square, as LAVIS does for every encoder (true), or cut their middle out (false);
+    empty: as the encoder's own processor says."""
     licence: str | None = None
     """Licence of the weights, as their author states it (SPDX); the bridge's card names it."""
 
