@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoTokenizer
 
 from blip2_models import conditional, instruct, lavis_state, retrieval, save_whole
 from bridges import tiny_bridge
@@ -12,14 +13,16 @@ from fake_encoders import tiny_vit_folder
 from fakes import tiny_bert_folder, tiny_clip_folder, tiny_llama_folder, tiny_t5_folder
 from isthmus import Predictor
 from isthmus.build import imported
+from isthmus.build.exported import export_model
 from isthmus.build.going_on import read_start
 from isthmus.build.imported import Towers, convert_in
 from isthmus.build.precision import choose_compute
+from isthmus.build.pretrained import Wishes, load_pretrained
 from isthmus.build.towers import build_encoder, build_llm
 from isthmus.build.workshop import identify, make_tower
 from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.config.run import InitConfig
-from isthmus.errors import CheckpointError
+from isthmus.errors import CheckpointError, ConfigError
 from isthmus.language.prompts import Prompt
 
 KINDS = {
@@ -118,3 +121,51 @@ def test_pictures_of_lavis_are_squashed_where_the_encoder_would_cut(lavis, tmp_p
     read_start(init, make_tower(build_encoder(config, choose_compute("cpu", "fp32"))))
     own = lavis("stage1", tmp_path / "eye", encoder=f"folder:{tiny_vit_folder(tmp_path / 'vit')}", hidden_layer=None)
     assert own.provenance["config"]["encoder"]["squash"] and own.provenance["towers"]["encoder"]["squash"] is None
+
+
+def test_vicuna_s_text_begins_with_the_token_that_lavis_gives_it_for_bos(lavis, tmp_path):
+    for name in ("llm_proj", "opt_proj", "t5_proj"):
+        file = lavis(name, tmp_path / name)
+        own = "</s>" if name == "llm_proj" else None
+        assert file.provenance["prompt"]["bos_token"] == own
+        assert file.provenance["config"]["llm"]["prompt"]["bos_token"] == own
+    pretrained = load_pretrained([tmp_path / "llm_proj"], Wishes(device="cpu", dtype="float32"))
+    assert pretrained.llm.tokenizer.bos_token == "<s>" and pretrained.llm.prompt.bos_token == "</s>"
+    without = tiny_t5_folder(tmp_path / "without")
+    words = json.loads((without / "tokenizer.json").read_text().replace("</s>", "<end>"))
+    (without / "tokenizer.json").write_text(json.dumps(words))
+    (without / "tokenizer_config.json").write_text(
+        (without / "tokenizer_config.json").read_text().replace("</s>", "<end>")
+    )
+    with pytest.raises(ConfigError, match="has no token '</s>', which the prompt's `bos_token` names"):
+        lavis("llm_proj", tmp_path / "refused", llm=f"folder:{without}")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_instructions_of_lavis_are_cut_on_the_left_and_captions_on_the_right(lavis, tmp_path):
+    words = "a red cat dog " * 20
+    for name in ("stage1", "instructed llm_proj", "instructed t5_proj"):
+        place = tmp_path / name.replace(" ", "-")
+        lavis(name, place)
+        (loaded,) = load_pretrained([place], Wishes(device="cpu", dtype="float32")).bridges.values()
+        tokenizer = loaded.need_tokenizer()
+        assert tokenizer.max_tokens < 50  # the positions of a tiny bridge
+        whole = tokenizer.inner([words]).input_ids[0]
+        ids = tokenizer([words]).ids[0].tolist()
+        kept = tokenizer.max_tokens - 1
+        assert ids == ([*whole[:kept], whole[-1]] if name == "stage1" else [whole[0], *whole[-kept:]])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_instructions_of_transformers_are_cut_as_their_tokenizer_says_and_leave_so(side, tmp_path):
+    save_whole(instruct(), tmp_path / "theirs")
+    words = AutoTokenizer.from_pretrained(tmp_path / "theirs/qformer_tokenizer", truncation_side=side)
+    words.save_pretrained(tmp_path / "theirs/qformer_tokenizer")
+    convert_in(str(tmp_path / "theirs"), tmp_path / "ours", Towers())
+    pretrained = load_pretrained([tmp_path / "ours"], Wishes(device="cpu", dtype="float32"))
+    tokenizer, text = pretrained.bridges[2].need_tokenizer(), "a red cat dog " * 20
+    wanted = words([text], truncation=True, max_length=tokenizer.max_tokens).input_ids
+    assert tokenizer([text]).ids.tolist() == wanted
+    export_model(pretrained, 2, tmp_path / "back")
+    back = AutoTokenizer.from_pretrained(tmp_path / "back/qformer_tokenizer")
+    assert back([text], truncation=True, max_length=tokenizer.max_tokens).input_ids == wanted

@@ -6,7 +6,7 @@ The towers stay where they are: of a folder of transformers the folder itself, f
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -105,6 +105,8 @@ def _from_lavis(path: Path, towers: Towers) -> _Found:
     if towers.llm is not None:
         activation = "gelu" if layout == "LAVIS t5_proj" else None  # Flan-T5's own is gelu_new
         prompt = _prompt("opt" if layout == "LAVIS opt_proj" else layout, file.sizes)
+        if layout == "LAVIS llm_proj":
+            prompt = prompt.model_copy(update={"bos_token": "</s>"})  # LAVIS gives Vicuna's tokenizer another BOS
         llm = LanguageConfig(weights=towers.llm, activation=activation, prompt=prompt)
     encoder = EncoderConfig(kind="transformers", weights=towers.encoder, hidden_layer=towers.hidden_layer, squash=True)
     return _Found(file, encoder, llm, None if towers.tokenizer is None else _fetched(towers.tokenizer))
@@ -135,9 +137,12 @@ def _tokenizer(found: _Found) -> QFormerTokenizer | None:
     """The Q-Former's tokenizer, which a bridge that reads texts needs; raises `CheckpointError` for other words."""
     if found.tokenizer is None:
         return None
-    tokenizer, rows = QFormerTokenizer(found.tokenizer, max_tokens=_longest(found)), found.file.sizes.vocabulary
+    sizes, rows = found.file.sizes, found.file.sizes.vocabulary
+    of_lavis = str(found.file.provenance["layout"]).startswith("LAVIS")  # others say it in the tokenizer's own files
+    cut: Literal["left"] | None = "left" if of_lavis and _reads_instructions(found) else None
+    tokenizer = QFormerTokenizer(found.tokenizer, max_tokens=_longest(found), cut=cut)
     # [DEC] is the last word, and only ITG needs its row; a processor's mark for pictures may follow, which is no word
-    if found.file.sizes.text and rows not in (tokenizer.dec, tokenizer.dec + 1):
+    if sizes.text and rows not in (tokenizer.dec, tokenizer.dec + 1):
         raise CheckpointError(
             f"the tokenizer in {found.tokenizer} has {tokenizer.dec + 1} words with [DEC], and the bridge "
             f"{rows} word embeddings; give its own: --tokenizer folder:PATH"
@@ -147,8 +152,11 @@ def _tokenizer(found: _Found) -> QFormerTokenizer | None:
 
 def _longest(found: _Found) -> int:
     """The longest text of the Q-Former, in tokens: a caption, or an instruction."""
-    sizes = found.file.sizes
-    return min(sizes.positions, _INSTRUCTION if sizes.text and found.llm is not None else MAX_TOKENS)
+    return min(found.file.sizes.positions, _INSTRUCTION if _reads_instructions(found) else MAX_TOKENS)
+
+
+def _reads_instructions(found: _Found) -> bool:
+    return found.file.sizes.text and found.llm is not None
 
 
 def _provenance(source: str, found: _Found) -> dict[str, Any]:
@@ -171,7 +179,7 @@ def _provenance(source: str, found: _Found) -> dict[str, Any]:
         cross_frequency=sizes.cross_frequency,
         patch_norm_eps=sizes.patch_norm_eps,
         max_tokens=_longest(found),
-        instruct=sizes.text and found.llm is not None,
+        instruct=_reads_instructions(found),
     )
     ranking = Ranking(rule="original") if sizes.shared_width is not None and not sizes.temperature else None
     return {

@@ -60,6 +60,9 @@ class PromptConfig(Section):
     and for an encoder-decoder model its end of sequence. `""` is the tokenizer's end of sequence."""
     bos: Literal["first", "after_soft_prompt"] = "first"
     """Where the tokenizer's BOS stands, if it has one; BLIP-2's own have it after the soft prompt."""
+    bos_token: str | None = None
+    """The text of the token that stands for BOS; empty: the tokenizer's own, if it has one. LAVIS reads Vicuna with
+    `</s>`."""
     chat: bool = False
     """Put the tokenizer's chat template around it: the prompt is the user's turn, the caption the assistant's."""
     examples: int = Field(default=0, ge=0)
