@@ -1,10 +1,12 @@
 """What `convert` loads of the towers, what it refuses, and the switches that it sets for LAVIS' files."""
 
 import json
+import re
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from blip2_models import conditional, instruct, lavis_state, retrieval, save_whole
@@ -169,3 +171,59 @@ def test_instructions_of_transformers_are_cut_as_their_tokenizer_says_and_leave_
     export_model(pretrained, 2, tmp_path / "back")
     back = AutoTokenizer.from_pretrained(tmp_path / "back/qformer_tokenizer")
     assert back([text], truncation=True, max_length=tokenizer.max_tokens).input_ids == wanted
+
+
+@pytest.fixture(params=KINDS)
+def published(request, tmp_path):
+    """A folder of transformers, and a way to change what is in its weights."""
+    make, kind = KINDS[request.param]
+    folder = save_whole(make(), tmp_path / "theirs", kind=kind)
+
+    def put(**tensors):
+        state = load_file(folder / "model.safetensors")
+        save_file({**state, **tensors}, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return folder, request.param, put
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "vision_model.encoder.layers.0.foo.weight",
+        "vision_model.encoder.layers.2.mlp.fc1.weight",
+        "language_model.model.foo.weight",
+        "language_model.decoder.block.0.foo.weight",
+    ],
+)
+def test_a_key_that_begins_like_a_tower_s_and_is_none_of_it_is_refused_by_name(published, key, tmp_path):
+    folder, kind, put = published
+    put(**{key: torch.zeros(2)})
+    table = "no table" if kind == "retrieval" and key.startswith("language") else "no tower"
+    with pytest.raises(CheckpointError, match=rf"theirs has keys that {table} knows: {re.escape(key)}, read as"):
+        convert_in(str(folder), tmp_path / "ours", Towers())
+    assert not (tmp_path / "ours").exists()
+
+
+def test_what_is_stored_twice_or_no_longer_stored_is_no_foreign_key(published, tmp_path):
+    folder, kind, put = published
+    state = load_file(folder / "model.safetensors")
+    if kind.endswith("t5"):
+        copied, source = ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head"), "language_model.shared.weight"
+        old = "language_model.decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+        put(**{old: torch.zeros(32, 4)})
+    elif kind != "retrieval":
+        copied, source = ("lm_head",), "language_model.model.decoder.embed_tokens.weight"
+    else:
+        copied, source = (), "query_tokens"
+    put(**{f"language_model.{name}.weight": state[source].clone() for name in copied})
+    convert_in(str(folder), tmp_path / "ours", Towers())
+
+
+def test_a_config_of_which_transformers_makes_no_model_is_one_sentence(tmp_path):
+    config = json.loads((save_whole(conditional(), tmp_path / "theirs") / "config.json").read_text())
+    config["vision_config"]["num_attention_heads"] = 5
+    (tmp_path / "theirs/config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        CheckpointError, match=r"theirs makes no Blip2ForConditionalGeneration in transformers \(.*5.*\)"
+    ):
+        convert_in(str(tmp_path / "theirs"), tmp_path / "ours", Towers())

@@ -13,17 +13,19 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoConfig
 
 from isthmus.build.bridge import fitting_state
-from isthmus.build.exported import check_new
+from isthmus.build.exported import MODELS, check_new
 from isthmus.build.precision import choose_compute
 from isthmus.build.towers import build_encoder, build_llm, resolve
 from isthmus.build.workshop import identify
 from isthmus.checkpoints.card import model_card
-from isthmus.checkpoints.keymap import QFORMER
+from isthmus.checkpoints.keymap import QFORMER, misfit
 from isthmus.checkpoints.lavis import read_lavis
 from isthmus.checkpoints.native import write_bridge
-from isthmus.checkpoints.transformers import open_transformers, read_transformers
+from isthmus.checkpoints.safe_files import on_meta, weight_files
+from isthmus.checkpoints.transformers import ForeignFolder, open_transformers, read_transformers
 from isthmus.config.model import QUESTION, BridgeConfig, EncoderConfig, LanguageConfig, PromptConfig
 from isthmus.errors import CheckpointError, ConfigError, TowerError
+from isthmus.language.load import without_bars
 from isthmus.language.prompts import Prompt
 from isthmus.models.ranking import Ranking
 from isthmus.qformer.tokenizer import MAX_TOKENS, QFormerTokenizer
@@ -79,6 +81,7 @@ def _from_folder(source: str, towers: Towers) -> _Found:
     if foreign.table is QFORMER and towers.encoder is None:
         raise ConfigError(_unnamed(source, "encoder"))
     file, llm, projects = read_transformers(foreign), None, foreign.sizes.language_width is not None
+    _refuse_foreign_towers(foreign)
     if foreign.table is QFORMER and projects and towers.llm is None:
         raise ConfigError(_unnamed(source, "llm"))
     if projects:
@@ -90,6 +93,33 @@ def _from_folder(source: str, towers: Towers) -> _Found:
     if foreign.sizes.text:  # without, the folder's tokenizer is the language model's
         own = folder / "qformer_tokenizer" if (folder / "qformer_tokenizer").is_dir() else folder
     return _Found(file, encoder, llm, own if towers.tokenizer is None else _fetched(towers.tokenizer))
+
+
+def _refuse_foreign_towers(foreign: ForeignFolder) -> None:
+    """Raise `CheckpointError` for keys that begin like a tower's and are none of it.
+
+    transformers says which: it knows what older versions called a weight, which one is stored twice and which is no
+    longer stored. Shapes and what is missing are seen when the towers are loaded.
+    """
+    if foreign.table.name not in MODELS:
+        return
+    try:
+        with without_bars():
+            _, report = MODELS[foreign.table.name].from_pretrained(
+                None,
+                config=foreign.config,
+                state_dict=on_meta(weight_files(foreign.folder)),
+                device_map={"": "meta"},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (ValueError, KeyError, ImportError, RuntimeError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{foreign.folder} makes no {foreign.table.name} in transformers ({reason}); fetch it again"
+        ) from problem
+    if unknown := sorted(key for key in report["unexpected_keys"] if key.startswith(foreign.table.towers)):
+        raise misfit(foreign.folder, "has keys that no tower knows:", unknown, foreign.table)
 
 
 def _from_lavis(path: Path, towers: Towers) -> _Found:
