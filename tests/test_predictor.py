@@ -211,13 +211,15 @@ def test_a_list_may_hold_encoded_pictures(both, pictures):
 def test_an_encoded_picture_may_be_asked_by_another_predictor_of_the_same_encoder(both, stage1, pictures):
     encoded = both.encode(pictures)
     torch.testing.assert_close(stage1.embed(images=encoded), both.embed(images=pictures), **EXACT)
-    weights, layer, _ = encoded.encoder
-    other = Encoded(encoded.patches, False, ("another", layer, None))
-    elsewhere = Encoded(encoded.patches, False, (weights, -2 if layer is None else layer - 1, None))
-    with pytest.raises(ConfigError, match="encoded by another image encoder"):
-        both.caption(elsewhere)
-    with pytest.raises(ConfigError, match="encoded by another image encoder"):
-        both.caption(other)
+    weights, layer, side, squash = encoded.encoder
+    for another in (
+        ("another", layer, side, squash),
+        (weights, -2 if layer is None else layer - 1, side, squash),
+        (weights, layer, 42, squash),
+        (weights, layer, side, True),
+    ):
+        with pytest.raises(ConfigError, match="encoded by another image encoder"):
+            both.caption(Encoded(encoded.patches, False, another))
 
 
 def test_pictures_pass_the_encoders_centre_view(both, pictures):

@@ -30,15 +30,15 @@ Texts = str | Sequence[str]
 class Encoded:
     """B encoded pictures, to be passed again wherever pictures can be: encode once, ask many.
 
-    `single` says that one picture was given, not a list; `encoder` is the encoder's fingerprint and the layer that
-    gave the patches. What a bridge reads in the pictures (query states, keys and values) is kept after the first
-    question, so far as all pictures are asked about at once: at most one batch. `len()` counts pictures; an index or
-    a slice takes some.
+    `single` says that one picture was given, not a list; `encoder` is the encoder's fingerprint and how it
+    saw them: layer, size and squashing. What a bridge reads in the pictures (query states, keys and values) is kept
+    after the first question, so far as all pictures are asked about at once: at most one batch. `len()` counts
+    pictures; an index or a slice takes some.
     """
 
     patches: Float[Tensor, "B P V"]
     single: bool
-    encoder: tuple[str, int | None, int | None]
+    encoder: tuple[str | int | None, ...]
     _read: WeakKeyDictionary[Bridge, ImageEncoding] = field(default_factory=WeakKeyDictionary, repr=False)
     _memory: WeakKeyDictionary[Bridge, Memory] = field(default_factory=WeakKeyDictionary, repr=False)
 

@@ -66,5 +66,5 @@ def test_another_tower_than_the_one_trained_with_is_refused_by_fingerprint():
     check_tower(file, "encoder", Tower(nn.Identity(), "folder:moved", "a" * 32, "", -2))
     with pytest.raises(CheckpointError, match=r"the encoder folder:other is not the one .*, folder:clip \(bbb"):
         check_tower(file, "encoder", Tower(nn.Identity(), "folder:other", "b" * 32, "", -2))
-    with pytest.raises(CheckpointError, match=r"trained with hidden layer -2 of folder:clip, not None"):
+    with pytest.raises(CheckpointError, match=r"trained with encoder\.hidden_layer=-2 of folder:clip, not None"):
         check_tower(file, "encoder", Tower(nn.Identity(), "folder:clip", "a" * 32, ""))

@@ -3,12 +3,16 @@
 import pytest
 import timm
 import torch
+from PIL import Image
 
-from fakes import tiny_llama_folder, tiny_t5_folder
+from fake_encoders import tiny_timm_file
+from fakes import tiny_clip_folder, tiny_llama_folder, tiny_siglip_folder, tiny_t5_folder
 from isthmus.build.precision import Compute
 from isthmus.build.towers import TowerPlace, build_encoder, build_llm, resolve
+from isthmus.build.workshop import identify
 from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.errors import ConfigError, TowerError
+from isthmus.features.key import Views, store_key
 from isthmus.language.decoder_only import DecoderOnlyLLM
 from isthmus.language.encoder_decoder import EncoderDecoderLLM
 from isthmus.language.prompts import Prompt
@@ -88,6 +92,30 @@ def test_weights_on_the_hub_bring_their_network_along_and_a_name_beside_them_is_
 def test_a_folder_of_weights_for_timm_holds_one_file(tmp_path):
     with pytest.raises(TowerError, match=r"holds 0 .safetensors files where one is needed"):
         build_encoder(EncoderConfig(kind="timm", name="test_vit", weights=f"folder:{tmp_path}"), CPU)
+
+
+def test_pictures_are_squashed_or_cut_as_the_config_says_or_as_is_the_encoder_s_own_way(tmp_path):
+    picture = Image.linear_gradient("L").rotate(90).resize((80, 32)).convert("RGB")
+    clip = EncoderConfig(kind="transformers", weights=f"folder:{tiny_clip_folder(tmp_path / 'clip')}")
+    siglip = EncoderConfig(kind="transformers", weights=f"folder:{tiny_siglip_folder(tmp_path / 'siglip')}")
+    timm = EncoderConfig(
+        kind="timm", name="test_vit", weights=f"file:{tiny_timm_file(tmp_path / 'vit.safetensors', 'test_vit')}"
+    )
+    for config, own in ((clip, False), (siglip, True), (timm, False)):
+        before = build_encoder(config, CPU)
+        for squash in (None, own, not own):
+            encoder = build_encoder(config.model_copy(update={"squash": squash}), CPU)
+            squashes, known = encoder.preprocessing.squash, identify(encoder)
+            assert squashes == (own if squash is None else squash)
+            assert known.squash == (None if squashes == own else squashes)
+            assert (known.sight == identify(before).sight) == (squashes == own)
+            key, plain = (store_key(one, Views()) for one in (encoder, before))
+            assert (key == plain) == (squashes == own)
+            side = encoder.preprocessing.size
+            whole = picture.resize((side, side), Image.Resampling.BICUBIC)
+            same = torch.allclose(encoder.preprocessing.centre(picture), encoder.preprocessing.centre(whole), atol=0.05)
+            assert same == squashes
+            assert encoder.preprocessing == before.preprocessing or encoder.preprocessing.crop_share == 1
 
 
 def test_a_language_model_is_of_the_kind_that_its_configuration_says(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from isthmus.checkpoints.card import model_card
+from isthmus.checkpoints.exported_card import exported_card
 from isthmus.checkpoints.native import read_bridge, update_provenance, write_bridge
 from isthmus.records import BridgeFile, BridgeSizes
 
@@ -84,3 +85,12 @@ def test_the_card_goes_along_with_the_provenance_unless_somebody_changed_it(tmp_
     update_provenance(folder, {"figures": {"R@1": 60.0}})
     assert (folder / "README.md").read_text() == "my own words"
     assert read_bridge(folder).provenance["figures"] == {"R@1": 60.0}
+
+
+def test_the_card_of_an_exported_folder_names_a_bos_that_is_not_the_tokenizer_s():
+    prompt = {"before": "", "after": "", "bos": "after_soft_prompt", "turns": None}
+    written = [
+        exported_card({**provenance(2), "prompt": {**prompt, **more}}, layout="Blip2", lost=[], differences={})
+        for more in ({}, {"bos_token": None}, {"bos_token": "</s>"})
+    ]
+    assert ["BOS was `</s>`: where the tokenizer adds another" in card for card in written] == [False, False, True]

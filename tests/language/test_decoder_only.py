@@ -1,12 +1,14 @@
 """Decoder-only models: the cached prefix against the plain whole sequence, labels, generation, frozenness."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from decoders import MODELS, PROMPT, llm, soft_prompt, spelled
 from fakes import byte_tokenizer
-from isthmus.errors import TowerError
+from isthmus.errors import ConfigError, TowerError
 from isthmus.fingerprint import module_fingerprint
 from isthmus.language.decoder_only import DecoderOnlyLLM
 from isthmus.language.llm import Decoding, Target
@@ -17,7 +19,8 @@ CAPTIONS = ["a dog", "red", "two big cats"]
 
 def plain_row_loss(tower, soft, caption, prompt, *, bos=True):
     """The whole sequence of one row, unpadded and uncached: mean over labels, each read from the logit before it."""
-    first, second = ([1], []) if prompt.bos == "first" else ([], [1])
+    mark = [1 if prompt.bos_token is None else 2]
+    first, second = (mark, []) if prompt.bos == "first" else ([], mark)
     before = (first if bos else []) + spelled(prompt.before)
     after = (second if bos else []) + spelled(prompt.after)
     end = "\n" if prompt.end is None else prompt.end
@@ -35,8 +38,15 @@ def plain_row_loss(tower, soft, caption, prompt, *, bos=True):
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize(
     "prompt",
-    [PROMPT, Prompt(), Prompt(before="see:", bos="after_soft_prompt", end=""), Prompt(before="x", end=";;")],
-    ids=["before-after", "bos-only", "bos-after", "two-token-end"],
+    [
+        PROMPT,
+        Prompt(),
+        Prompt(before="see:", bos="after_soft_prompt", end=""),
+        Prompt(before="x", end=";;"),
+        Prompt(before="x", bos_token="</s>"),
+        Prompt(after=" is", bos="after_soft_prompt", bos_token="</s>"),
+    ],
+    ids=["before-after", "bos-only", "bos-after", "two-token-end", "other-bos", "other-bos-after"],
 )
 def test_loss_and_gradient_are_the_plain_whole_sequences(family, prompt):
     tower = llm(family, prompt)
@@ -59,6 +69,21 @@ def test_without_bos_and_text_there_is_no_prefix():
     term = tower.loss(soft, tower.tokenize(["red"]))
     assert torch.allclose(term.mean(), mean, rtol=1e-12)
     assert term.weight == count == 5
+
+
+def test_a_bos_that_the_prompt_names_needs_none_in_the_tokenizer_and_is_no_word_that_it_lacks():
+    prompt = Prompt(bos="after_soft_prompt", bos_token="</s>")
+    for bos in (True, False):
+        tower = llm(prompt=prompt, bos=bos)
+        soft = soft_prompt(tower, 1)
+        mean, _ = plain_row_loss(tower, soft[0], "red", prompt)
+        assert torch.allclose(tower.loss(soft, tower.tokenize(["red"])).mean(), mean, rtol=1e-12)
+        assert tower.generation_marks()["bos_token_id"] == 2
+    for absent in ("[BOS]", ""):
+        with pytest.raises(
+            ConfigError, match=rf"of folder:llama has no token '{re.escape(absent)}', which the prompt's"
+        ):
+            llm(prompt=Prompt(bos_token=absent))
 
 
 def test_the_cached_prefix_is_never_written_and_survives_inference_mode():

@@ -16,11 +16,12 @@ def test_example_lines_stand_before():
 
 def test_json_round_trip():
     for prompt in (
-        Prompt(before="a", after="b", caption_prefix="", end="|", bos="after_soft_prompt"),
+        Prompt(before="a", after="b", caption_prefix="", end="|", bos="after_soft_prompt", bos_token="</s>"),
         Prompt(chat=True, turns=("<user>", "<model>", "<end>")),
     ):
         assert Prompt.from_json(json.loads(json.dumps(prompt.as_json()))) == prompt
-    assert Prompt.from_json({"before": "an older folder's", "end": "\n"}).turns is None
+    older = Prompt.from_json({"before": "an older folder's", "end": "\n"})
+    assert older.turns is None and older.bos_token is None
 
 
 def test_what_is_left_to_the_kind_of_model_is_filled_in_once():
@@ -32,7 +33,7 @@ def test_what_is_left_to_the_kind_of_model_is_filled_in_once():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="not white space"):
         Prompt(caption_prefix="Caption:")
-    for given in ({"end": "x"}, {"caption_prefix": " "}, {"bos": "after_soft_prompt"}):
+    for given in ({"end": "x"}, {"caption_prefix": " "}, {"bos": "after_soft_prompt"}, {"bos_token": "</s>"}):
         with pytest.raises(ConfigError, match=f"prompt's `{next(iter(given))}` is the chat template's own affair"):
             Prompt(chat=True, **given)
     with pytest.raises(ConfigError, match="bos 'last'"):

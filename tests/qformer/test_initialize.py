@@ -159,6 +159,19 @@ def test_the_tokenizer_cuts_right_pads_and_knows_dec(folder):
     assert tokenizer.decode(text.ids[1]) == "a"
 
 
+def test_the_side_on_which_texts_are_cut_is_the_folder_s_and_saved_with_it(folder, tmp_path):
+    words = "a red cat dog"
+    whole = QFormerTokenizer(folder)([words]).ids[0].tolist()
+    plain, left = QFormerTokenizer(folder, max_tokens=4), QFormerTokenizer(folder, max_tokens=4, cut="left")
+    right_ids, left_ids = [*whole[:3], whole[-1]], [whole[0], *whole[-3:]]
+    for tokenizer, name, expected in ((plain, "right", right_ids), (left, "left", left_ids)):
+        for used in ("unused", "used"):  # a tokenizer that has cut remembers it in another of its files
+            tokenizer.save(tmp_path / name / used)
+            again = QFormerTokenizer(tmp_path / name / used, max_tokens=4)
+            assert again([words]).ids[0].tolist() == tokenizer([words]).ids[0].tolist() == expected
+    assert QFormerTokenizer(tmp_path / "left/used", max_tokens=4, cut="right")([words]).ids[0].tolist() == right_ids
+
+
 @pytest.mark.parametrize("name", ["[SEP]", "[PAD]", "[CLS]", "[DEC]", "[MASK]", "[UNK]"])
 def test_a_special_token_that_a_caption_spells_out_is_text(folder, name):
     tokenizer = QFormerTokenizer(folder)

@@ -12,24 +12,15 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    AutoProcessor,
-    Blip2ForConditionalGeneration,
-    Blip2ForImageTextRetrieval,
-    InstructBlipForConditionalGeneration,
-)
+from transformers import AutoProcessor
 
-from isthmus.build.exported import Exported
+from isthmus.build.exported import MODELS, Exported
 from isthmus.build.pretrained import Pretrained
 from isthmus.checkpoints.keymap import RETRIEVAL
 from isthmus.models.bridge import Bridge
 from isthmus.objectives.itc import image_to_text
 from isthmus.records import Text
 
-_MODELS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (Blip2ForConditionalGeneration, InstructBlipForConditionalGeneration, Blip2ForImageTextRetrieval)
-}
 _TEXTS = ["a photo of a red boat", "what is this?"]
 
 
@@ -65,7 +56,7 @@ def compare(pretrained: Pretrained, stage: int, exported: Exported) -> dict[str,
     processor = AutoProcessor.from_pretrained(str(exported.folder))
     given = dict(processor(images=pictures, text=_TEXTS, padding=True, return_tensors="pt"))
     found = {"pixels": Difference.of(pixels, given.pop("pixel_values"))}
-    model = _MODELS[exported.table.name].from_pretrained(str(exported.folder), dtype=pretrained.compute.dtype).eval()
+    model = MODELS[exported.table.name].from_pretrained(str(exported.folder), dtype=pretrained.compute.dtype).eval()
     patches = pretrained.encoder(pixels)
     if exported.table is RETRIEVAL:
         text = Text(given["input_ids"], given["attention_mask"].bool())

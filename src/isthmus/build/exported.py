@@ -44,7 +44,12 @@ from isthmus.vision.encoder import Preprocessing
 from isthmus.vision.transformers_encoder import PIL_FILTERS
 
 IMAGE_TOKEN = "<image>"
-_MODELS = {CONDITIONAL.name: Blip2ForConditionalGeneration, INSTRUCT.name: InstructBlipForConditionalGeneration}
+MODELS: dict[str, Any] = {
+    CONDITIONAL.name: Blip2ForConditionalGeneration,
+    INSTRUCT.name: InstructBlipForConditionalGeneration,
+    RETRIEVAL.name: Blip2ForImageTextRetrieval,
+}
+"""The classes of transformers that hold a bridge with its image tower, by the name of their layout."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def export_model(pretrained: Pretrained, stage: int, folder: Path) -> Exported:
     pictures = _image_processor(pretrained.encoder.preprocessing)
     if table is RETRIEVAL:
         config = _retrieval_config(eye.config, file.sizes)
-        model = _filled(Blip2ForImageTextRetrieval, config, tensors)
+        model = _filled(MODELS[table.name], config, tensors)
         processor: Any = Blip2Processor(pictures, _words(loaded))
     else:
         llm: Any = pretrained.llm
@@ -117,7 +122,7 @@ def export_model(pretrained: Pretrained, stage: int, folder: Path) -> Exported:
         image_token = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
         free = _with_room(llm.model, image_token)
         tensors |= {f"language_model.{key}": tensor for key, tensor in llm.model.state_dict().items()}
-        model = _filled(_MODELS[table.name], _whole_config(table, eye.config, llm.model.config, file.sizes), tensors)
+        model = _filled(MODELS[table.name], _whole_config(table, eye.config, llm.model.config, file.sizes), tensors)
         model.config.image_token_index = image_token
         model.generation_config = GenerationConfig(**llm.generation_marks(), suppress_tokens=free)
     with replacement(folder) as scratch:

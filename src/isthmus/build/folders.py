@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from isthmus.build.bridge import bridge_folder
 from isthmus.build.towers import resolve
+from isthmus.build.workshop import SIGHT
 from isthmus.checkpoints.native import CONFIG, read_provenance
 from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.config.stages import STAGES
@@ -119,7 +120,7 @@ def find_bridges(folders: Sequence[Path]) -> dict[int, FoundBridge]:
             )
         found[stage] = bridge
     towers = [bridge.provenance["towers"]["encoder"] for bridge in found.values()]
-    if len({(tower["fingerprint"], tower.get("hidden_layer"), tower.get("image_size")) for tower in towers}) > 1:
+    if len({(tower["fingerprint"], *map(tower.get, SIGHT)) for tower in towers}) > 1:
         one, two = (f"{b.folder} ({tower['address']})" for b, tower in zip(found.values(), towers, strict=True))
         raise CheckpointError(f"{one} and {two} see pictures by different encoders; give two folders of one encoder")
     return found

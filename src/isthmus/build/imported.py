@@ -6,24 +6,26 @@ The towers stay where they are: of a folder of transformers the folder itself, f
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig
 
 from isthmus.build.bridge import fitting_state
-from isthmus.build.exported import check_new
+from isthmus.build.exported import MODELS, check_new
 from isthmus.build.precision import choose_compute
 from isthmus.build.towers import build_encoder, build_llm, resolve
 from isthmus.build.workshop import identify
 from isthmus.checkpoints.card import model_card
-from isthmus.checkpoints.keymap import QFORMER
+from isthmus.checkpoints.keymap import QFORMER, misfit
 from isthmus.checkpoints.lavis import read_lavis
 from isthmus.checkpoints.native import write_bridge
-from isthmus.checkpoints.transformers import open_transformers, read_transformers
+from isthmus.checkpoints.safe_files import on_meta, weight_files
+from isthmus.checkpoints.transformers import ForeignFolder, open_transformers, read_transformers
 from isthmus.config.model import QUESTION, BridgeConfig, EncoderConfig, LanguageConfig, PromptConfig
 from isthmus.errors import CheckpointError, ConfigError, TowerError
+from isthmus.language.load import without_bars
 from isthmus.language.prompts import Prompt
 from isthmus.models.ranking import Ranking
 from isthmus.qformer.tokenizer import MAX_TOKENS, QFormerTokenizer
@@ -79,6 +81,7 @@ def _from_folder(source: str, towers: Towers) -> _Found:
     if foreign.table is QFORMER and towers.encoder is None:
         raise ConfigError(_unnamed(source, "encoder"))
     file, llm, projects = read_transformers(foreign), None, foreign.sizes.language_width is not None
+    _refuse_foreign_towers(foreign)
     if foreign.table is QFORMER and projects and towers.llm is None:
         raise ConfigError(_unnamed(source, "llm"))
     if projects:
@@ -90,6 +93,33 @@ def _from_folder(source: str, towers: Towers) -> _Found:
     if foreign.sizes.text:  # without, the folder's tokenizer is the language model's
         own = folder / "qformer_tokenizer" if (folder / "qformer_tokenizer").is_dir() else folder
     return _Found(file, encoder, llm, own if towers.tokenizer is None else _fetched(towers.tokenizer))
+
+
+def _refuse_foreign_towers(foreign: ForeignFolder) -> None:
+    """Raise `CheckpointError` for keys that begin like a tower's and are none of it.
+
+    transformers says which: it knows what older versions called a weight, which one is stored twice and which is no
+    longer stored. Shapes and what is missing are seen when the towers are loaded.
+    """
+    if foreign.table.name not in MODELS:
+        return
+    try:
+        with without_bars():
+            _, report = MODELS[foreign.table.name].from_pretrained(
+                None,
+                config=foreign.config,
+                state_dict=on_meta(weight_files(foreign.folder)),
+                device_map={"": "meta"},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (ValueError, KeyError, ImportError, RuntimeError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{foreign.folder} makes no {foreign.table.name} in transformers ({reason}); fetch it again"
+        ) from problem
+    if unknown := sorted(key for key in report["unexpected_keys"] if key.startswith(foreign.table.towers)):
+        raise misfit(foreign.folder, "has keys that no tower knows:", unknown, foreign.table)
 
 
 def _from_lavis(path: Path, towers: Towers) -> _Found:
@@ -105,8 +135,10 @@ def _from_lavis(path: Path, towers: Towers) -> _Found:
     if towers.llm is not None:
         activation = "gelu" if layout == "LAVIS t5_proj" else None  # Flan-T5's own is gelu_new
         prompt = _prompt("opt" if layout == "LAVIS opt_proj" else layout, file.sizes)
+        if layout == "LAVIS llm_proj":
+            prompt = prompt.model_copy(update={"bos_token": "</s>"})  # LAVIS gives Vicuna's tokenizer another BOS
         llm = LanguageConfig(weights=towers.llm, activation=activation, prompt=prompt)
-    encoder = EncoderConfig(kind="transformers", weights=towers.encoder, hidden_layer=towers.hidden_layer)
+    encoder = EncoderConfig(kind="transformers", weights=towers.encoder, hidden_layer=towers.hidden_layer, squash=True)
     return _Found(file, encoder, llm, None if towers.tokenizer is None else _fetched(towers.tokenizer))
 
 
@@ -135,9 +167,12 @@ def _tokenizer(found: _Found) -> QFormerTokenizer | None:
     """The Q-Former's tokenizer, which a bridge that reads texts needs; raises `CheckpointError` for other words."""
     if found.tokenizer is None:
         return None
-    tokenizer, rows = QFormerTokenizer(found.tokenizer, max_tokens=_longest(found)), found.file.sizes.vocabulary
+    sizes, rows = found.file.sizes, found.file.sizes.vocabulary
+    of_lavis = str(found.file.provenance["layout"]).startswith("LAVIS")  # others say it in the tokenizer's own files
+    cut: Literal["left"] | None = "left" if of_lavis and _reads_instructions(found) else None
+    tokenizer = QFormerTokenizer(found.tokenizer, max_tokens=_longest(found), cut=cut)
     # [DEC] is the last word, and only ITG needs its row; a processor's mark for pictures may follow, which is no word
-    if found.file.sizes.text and rows not in (tokenizer.dec, tokenizer.dec + 1):
+    if sizes.text and rows not in (tokenizer.dec, tokenizer.dec + 1):
         raise CheckpointError(
             f"the tokenizer in {found.tokenizer} has {tokenizer.dec + 1} words with [DEC], and the bridge "
             f"{rows} word embeddings; give its own: --tokenizer folder:PATH"
@@ -147,13 +182,20 @@ def _tokenizer(found: _Found) -> QFormerTokenizer | None:
 
 def _longest(found: _Found) -> int:
     """The longest text of the Q-Former, in tokens: a caption, or an instruction."""
-    sizes = found.file.sizes
-    return min(sizes.positions, _INSTRUCTION if sizes.text and found.llm is not None else MAX_TOKENS)
+    return min(found.file.sizes.positions, _INSTRUCTION if _reads_instructions(found) else MAX_TOKENS)
+
+
+def _reads_instructions(found: _Found) -> bool:
+    return found.file.sizes.text and found.llm is not None
 
 
 def _provenance(source: str, found: _Found) -> dict[str, Any]:
-    """What the folder says of its making: it was converted, and nothing is known of its training."""
-    sizes, compute = found.file.sizes, choose_compute("cpu", "fp32")
+    """What the folder says of its making: it was converted, and nothing is known of its training.
+
+    The towers are loaded for their fingerprints alone, which are of weights rounded to bf16: as such they take half of
+    the memory. `precision` is that of the bridge.
+    """
+    sizes, compute = found.file.sizes, choose_compute("cpu", "bf16")
     encoder = build_encoder(found.encoder, compute)
     towers = {"encoder": asdict(identify(encoder))}
     del encoder  # before the language model takes its place
@@ -167,7 +209,7 @@ def _provenance(source: str, found: _Found) -> dict[str, Any]:
         cross_frequency=sizes.cross_frequency,
         patch_norm_eps=sizes.patch_norm_eps,
         max_tokens=_longest(found),
-        instruct=sizes.text and found.llm is not None,
+        instruct=_reads_instructions(found),
     )
     ranking = Ranking(rule="original") if sizes.shared_width is not None and not sizes.temperature else None
     return {
@@ -175,7 +217,7 @@ def _provenance(source: str, found: _Found) -> dict[str, Any]:
         "towers": towers,
         "prompt": prompt,
         "config": {**config, "bridge": bridge.model_dump(mode="json")},
-        "precision": compute.dtype_name,
+        "precision": "float32",
         "converted": {"from": source, "layout": found.file.provenance["layout"], "absent": _absent(found.file)},
         **({} if ranking is None else {"ranking": asdict(ranking)}),
         "versions": {name: version(name) for name in ("isthmus", "torch", "transformers")},

@@ -84,7 +84,7 @@ class Pretrained:
 
     compute: Compute
     encoder: Encoder
-    encoder_identity: tuple[str, int | None, int | None]
+    encoder_identity: tuple[str | int | None, ...]
     bridges: Mapping[int, LoadedBridge]
     llm: FrozenLLM | None
 
@@ -115,7 +115,7 @@ def load_pretrained(folders: Sequence[Path], wishes: Wishes, *, only: Need | Non
     if new.llm is not None and llm is not None:
         moved["llm"] = (new.llm, llm.address)
     bridges = {stage: _load(found[stage].folder, files.pop(stage), moved, compute) for stage in sorted(files)}
-    return Pretrained(compute, encoder, (known.fingerprint, known.hidden_layer, known.image_size), bridges, llm)
+    return Pretrained(compute, encoder, known.sight, bridges, llm)
 
 
 def load_alone(folder: Path) -> LoadedBridge:

@@ -22,7 +22,7 @@ from isthmus.build.evaluation import Evaluation, longest_trained
 from isthmus.build.mirroring import warn_of_sides
 from isthmus.build.precision import Compute, choose_compute
 from isthmus.build.stages import build_stage1, build_stage2, learning_rates, start_projection, starts_projection
-from isthmus.build.workshop import Tower, Workshop, open_workshop
+from isthmus.build.workshop import SIGHT, Tower, Workshop, open_workshop
 from isthmus.checkpoints.card import model_card
 from isthmus.checkpoints.native import update_provenance, write_bridge
 from isthmus.config.run import RunConfig
@@ -225,8 +225,7 @@ def _provenance(
             name: {
                 "address": t.address,
                 "fingerprint": t.fingerprint,
-                "hidden_layer": t.hidden_layer,
-                **({} if t.image_size is None else {"image_size": t.image_size}),
+                **{key: value for key in SIGHT if (value := getattr(t, key)) is not None},
                 **_licence(config, name),
             }
             for name, t in towers.items()

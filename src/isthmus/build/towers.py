@@ -83,6 +83,8 @@ def build_encoder(config: EncoderConfig, compute: Compute) -> Encoder:
             hidden_layer=config.hidden_layer,
             image_size=config.image_size,
         )
+    if config.squash is not None:
+        encoder.take_squashed(config.squash)
     return encoder.to(device=compute.device, dtype=compute.dtype)
 
 

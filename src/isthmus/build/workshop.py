@@ -15,18 +15,28 @@ from isthmus.language.prompts import Prompt
 from isthmus.records import BridgeFile
 from isthmus.vision.encoder import Encoder
 
+SIGHT = ("hidden_layer", "image_size", "squash")
+"""What changes the patches of the same weights, by its key in a config of the encoder."""
+
 
 @dataclass(frozen=True)
 class TowerIdentity:
-    """What a bridge knows a tower by: its weights, in whatever precision, and the layer that gives the patches.
+    """What a bridge knows a tower by: its weights, in whatever precision, and how it sees pictures.
 
-    `image_size` is that of the pictures where it is not the tower's own.
+    `hidden_layer` gives the patches.
+    `image_size` and `squash` are those of the pictures where they are not the tower's own.
     """
 
     address: str
     fingerprint: str
     hidden_layer: int | None = None
     image_size: int | None = None
+    squash: bool | None = None
+
+    @property
+    def sight(self) -> tuple[str | int | None, ...]:
+        """Everything but the address: equal where two encoders give the same patches of a picture."""
+        return (self.fingerprint, *(getattr(self, name) for name in SIGHT))
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class Tower:
     state: str
     hidden_layer: int | None = None
     image_size: int | None = None
+    squash: bool | None = None
 
     def unchanged(self) -> bool:
         """Hash it again: True where every tensor is what it was."""
@@ -77,30 +88,25 @@ def open_workshop(config: RunConfig) -> Workshop:
 def make_tower(model: Encoder | FrozenLLM) -> Tower:
     """Take a frozen model's identity, and its state as the proof that it does not change."""
     known = identify(model)
-    return Tower(
-        model, known.address, known.fingerprint, module_fingerprint(model), known.hidden_layer, known.image_size
-    )
+    sight = {name: getattr(known, name) for name in SIGHT}
+    return Tower(model, known.address, known.fingerprint, module_fingerprint(model), **sight)
 
 
 def identify(model: Encoder | FrozenLLM) -> TowerIdentity:
-    """Take a frozen model's fingerprint; of an encoder, the layer that gives the patches is a part of it."""
-    seen = (model.hidden_layer, model.image_size) if isinstance(model, Encoder) else (None, None)
-    return TowerIdentity(model.address, weights_fingerprint(model), *seen)
+    """Take a frozen model's fingerprint; of an encoder, how it sees pictures is a part of its identity."""
+    sight = {name: getattr(model, name) for name in SIGHT} if isinstance(model, Encoder) else {}
+    return TowerIdentity(model.address, weights_fingerprint(model), **sight)
 
 
 def check_tower(file: BridgeFile, name: str, tower: Tower | TowerIdentity) -> None:
     """Raise `CheckpointError` when a tower is not the one that a bridge was trained with."""
     trained = file.provenance["towers"][name]
-    if trained.get("hidden_layer") != tower.hidden_layer:
-        raise CheckpointError(
-            f"the bridge was trained with hidden layer {trained.get('hidden_layer')} of {trained['address']}, not "
-            f"{tower.hidden_layer}; give the same `encoder.hidden_layer`"
-        )
-    if trained.get("image_size") != tower.image_size:
-        raise CheckpointError(
-            f"the bridge was trained with encoder.image_size={trained.get('image_size')} of {trained['address']}, not "
-            f"{tower.image_size}; give the same `encoder.image_size`"
-        )
+    for key in SIGHT:
+        if trained.get(key) != getattr(tower, key):
+            raise CheckpointError(
+                f"the bridge was trained with encoder.{key}={trained.get(key)} of {trained['address']}, not "
+                f"{getattr(tower, key)}; give the same `encoder.{key}`"
+            )
     if trained["fingerprint"] != tower.fingerprint:
         raise CheckpointError(
             f"the {name} {tower.address} is not the one this bridge was trained with, {trained['address']} "

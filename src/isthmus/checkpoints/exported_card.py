@@ -64,6 +64,8 @@ def _prompt(prompt: Mapping[str, Any] | None) -> Iterator[str]:
     if prompt["before"] or prompt["bos"] == "first" or prompt.get("turns"):
         yield "**That is not how this bridge was trained**: BOS or text stood before the picture. Build the ids by hand"
         yield "(BOS and `before`, the image tokens, `after`), or train with `bos: after_soft_prompt`, nothing before."
+    if prompt.get("bos_token"):
+        yield f"BOS was `{prompt['bos_token']}`: where the tokenizer adds another, put this one in its place by hand."
     if "{question}" in prompt["after"] and prompt["after"] != "{question}":
         yield "The processor gives the Q-Former the whole text; in training it read the bare question."
     yield ""

@@ -5,7 +5,7 @@ from it, and is named where a bridge is written to it. Every key of a file must 
 nothing is loaded loosely.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -123,11 +123,16 @@ def check_keys(table: KeyTable, sizes: BridgeSizes, given: Collection[str], plac
     missing = sorted(set(wanted.values()) - set(given))
     if foreign or missing:
         what, keys = ("lacks", missing) if missing else ("has keys that no table knows:", foreign)
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-        raise CheckpointError(
-            f"{place} {what} {', '.join(keys[:5])}{more}, read as {table.name}; give whole weights of that layout"
-        )
+        raise misfit(place, what, keys, table)
     return wanted
+
+
+def misfit(place: object, what: str, keys: Sequence[str], table: KeyTable) -> CheckpointError:
+    """What to say of weights that are not those of a layout: `what` is wrong with these keys; five are named."""
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return CheckpointError(
+        f"{place} {what} {', '.join(keys[:5])}{more}, read as {table.name}; give whole weights of that layout"
+    )
 
 
 def to_bridge(name: str, tensor: Tensor) -> Tensor:

@@ -52,6 +52,16 @@ def read_tensors(files: Mapping[str, Path]) -> dict[str, Tensor]:
     return read
 
 
+def on_meta(files: Mapping[str, Path]) -> dict[str, Tensor]:
+    """Each of these keys with a tensor of its shape on the meta device: no weights are read."""
+    described: dict[str, Tensor] = {}
+    for file in sorted({*files.values()}):
+        with safe_open(file, "pt") as opened:
+            for key in (key for key, place in files.items() if place == file):
+                described[key] = torch.empty(opened.get_slice(key).get_shape(), device="meta")
+    return described
+
+
 def _keys(file: Path) -> list[str]:
     try:
         with safe_open(file, "pt") as opened:

@@ -29,6 +29,9 @@ class EncoderConfig(Section):
     image_size: Count | None = None
     """transformers only: side of the pictures in pixels, where it is not the encoder's own; its position embeddings are
     interpolated, as BLIP-2 does from 224 to 364."""
+    squash: bool | None = None
+    """Squash whole pictures to the square, as LAVIS does for every encoder (true), or cut their middle out (false);
+    empty: as the encoder's own processor says."""
     licence: str | None = None
     """Licence of the weights, as their author states it (SPDX); the bridge's card names it."""
 
@@ -57,6 +60,9 @@ class PromptConfig(Section):
     and for an encoder-decoder model its end of sequence. `""` is the tokenizer's end of sequence."""
     bos: Literal["first", "after_soft_prompt"] = "first"
     """Where the tokenizer's BOS stands, if it has one; BLIP-2's own have it after the soft prompt."""
+    bos_token: str | None = None
+    """The text of the token that stands for BOS; empty: the tokenizer's own, if it has one. LAVIS reads Vicuna with
+    `</s>`."""
     chat: bool = False
     """Put the tokenizer's chat template around it: the prompt is the user's turn, the caption the assistant's."""
     examples: int = Field(default=0, ge=0)

@@ -21,8 +21,8 @@ class Prompt:
     generation; "" takes the tokenizer's own end of sequence. Where the two are None, the kind of language model
     decides: a space and a line break for a decoder-only model, nothing for an encoder-decoder or a chat. `bos` says
     where the tokenizer's first token stands, if it has one: LAVIS tokenises the text alone, so for BLIP-2's models
-    it comes after the soft prompt. Where `after` holds `{question}`, pictures are asked about, and each row has its
-    own.
+    it comes after the soft prompt. `bos_token` is the text of the token that stands there, where it is not the
+    tokenizer's own. Where `after` holds `{question}`, pictures are asked about, and each row has its own.
 
     With `chat`, everything up to `after` is a user's turn and the caption is the assistant's; `turns` holds what the
     tokenizer's chat template puts before the user's words, between the two and after the caption, and is filled in
@@ -36,6 +36,7 @@ class Prompt:
     bos: str = "first"
     chat: bool = False
     turns: tuple[str, str, str] | None = None
+    bos_token: str | None = None
 
     def __post_init__(self) -> None:
         if self.caption_prefix and self.caption_prefix.strip():
@@ -48,9 +49,14 @@ class Prompt:
             )
         if self.bos not in BOS_PLACES:
             raise ConfigError(f"bos {self.bos!r} is not known: use one of {', '.join(BOS_PLACES)}.")
-        if self.chat and (self.caption_prefix or self.end or self.bos != "first"):
-            given = "caption_prefix" if self.caption_prefix else "end" if self.end else "bos"
-            raise ConfigError(f"the prompt's `{given}` is the chat template's own affair: leave it out beside `chat`.")
+        given = {
+            "caption_prefix": self.caption_prefix,
+            "end": self.end,
+            "bos": self.bos != "first",
+            "bos_token": self.bos_token is not None,
+        }
+        if self.chat and (own := [name for name, is_given in given.items() if is_given]):
+            raise ConfigError(f"the prompt's `{own[0]}` is the chat template's own affair: leave it out beside `chat`.")
 
     @property
     def asks(self) -> bool:

@@ -68,7 +68,7 @@ class TransformersLLM(FrozenLLM):
         An end mark of several tokens is no single one of them, and is left out.
         """
         return {
-            "bos_token_id": self.tokenizer.bos_token_id,
+            "bos_token_id": next(iter(self._bos()), None),
             "pad_token_id": self._padding(),
             "eos_token_id": sorted({*self._stops, *(self._end if len(self._end) == 1 else [])}),
             "decoder_start_token_id": getattr(self.model.config, "decoder_start_token_id", None),
@@ -96,7 +96,20 @@ class TransformersLLM(FrozenLLM):
         return ids
 
     def _bos(self) -> list[int]:
-        return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        """The prompt's BOS or else the tokenizer's, if there is one.
+
+        Raises `ConfigError` for a token that the vocabulary lacks.
+        """
+        named = self.prompt.bos_token
+        if named is None:
+            return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        vocabulary = self.tokenizer.get_vocab()
+        if named not in vocabulary:
+            raise ConfigError(
+                f"the vocabulary of {self.address} has no token {named!r}, which the prompt's `bos_token` names: give "
+                "one that it has, or leave it out."
+            )
+        return [vocabulary[named]]
 
     def _padding(self) -> int:
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)

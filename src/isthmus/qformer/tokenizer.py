@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -16,11 +17,18 @@ MAX_TOKENS = 32
 
 
 class QFormerTokenizer:
-    """Text → ids with [CLS] first and [SEP] last, at most 32 tokens, cut on the right, as in the original."""
+    """Text → ids with [CLS] first and [SEP] last, at most `max_tokens` tokens, cut on the folder's own side.
 
-    def __init__(self, folder: Path, *, max_tokens: int = MAX_TOKENS) -> None:
+    That is the right for a BERT's, as for the original's captions; its instructions are cut on the left. `cut` is
+    another side, which is saved with the tokenizer.
+    """
+
+    def __init__(
+        self, folder: Path, *, max_tokens: int = MAX_TOKENS, cut: Literal["left", "right"] | None = None
+    ) -> None:
+        side = {} if cut is None else {"truncation_side": cut}
         try:
-            self.inner = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            self.inner = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **side)
         except (OSError, ValueError) as problem:
             raise TowerError(
                 f"no BERT tokenizer could be read from {folder}; give a folder with tokenizer.json or vocab.txt"

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -107,13 +107,14 @@ class Encoder(FrozenModule, ABC):
 
     `width` is V; `address` says where the weights came from (`hub:name@revision`, `package:...`, `folder:...`
     or `file:...`); `preprocessing` is what its pictures must pass through. A subclass sets the three and writes
-    `encode`.
+    `encode`. `image_size` and `squash` are those of its pictures where they are not the encoder's own.
     """
 
     width: int
     address: str
     hidden_layer: int | None = None
     image_size: int | None = None
+    squash: bool | None = None
     preprocessing: Preprocessing
 
     def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P V"]:
@@ -127,6 +128,12 @@ class Encoder(FrozenModule, ABC):
     @abstractmethod
     def encode(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P V"]:
         """Encode pictures that are already in the weights' dtype."""
+
+    def take_squashed(self, squash: bool) -> None:
+        """Take whole pictures squashed to the square, or their middle cut out, whatever is the encoder's own way."""
+        if squash != self.preprocessing.squash:
+            self.preprocessing = replace(self.preprocessing, squash=squash, crop_share=1.0)
+            self.squash = squash
 
     def probe(self) -> int:
         """Encode one blank picture and return the width V of what comes out.
