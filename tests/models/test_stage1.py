@@ -203,3 +203,21 @@ def test_the_temperature_is_clamped_unless_told_otherwise(clamps, after):
     stage.bridge.heads.temperature.data.fill_(0.8)
     stage(tiny_batch(), EARLY)
     assert stage.bridge.heads.temperature.item() == pytest.approx(after)
+
+
+def test_the_gradient_of_the_words_is_dense_and_that_of_every_pass():
+    """Rows that texts read are added to what the tied head gives; a dense gradient in every pass is the oracle."""
+    gradients = []
+    for head_learns in (True, False):
+        stage = build()
+        stage.bridge.qformer.text.head_learns = head_learns
+        sum(term.sum for _, term in stage(tiny_batch(), LATE)).backward()
+        gradients.append(stage.bridge.qformer.text.words.weight.grad)
+    assert gradients[0].layout == torch.strided
+    assert torch.allclose(*gradients, atol=1e-12, rtol=0)
+
+
+def test_without_the_head_in_the_step_the_gradient_of_the_words_is_dense_too():
+    bridge = tiny_bridge()
+    bridge.qformer.encode_text(tiny_batch().text).sum().backward()
+    assert bridge.qformer.text.words.weight.grad.layout == torch.strided

@@ -60,6 +60,8 @@ class Stage1(nn.Module):
         self.bridge = bridge
         self.dec = dec
         self.options = options or Stage1Options()
+        if bridge.qformer.text is not None:
+            bridge.qformer.text.head_learns = True  # ITG is in every step
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Compute the three losses of a batch of patches and texts, before division (BLIP-2 §3.2)."""
@@ -125,9 +127,9 @@ class Stage1(nn.Module):
         return drawn[0], drawn[1]
 
     def _generate(self, text: Text, prefix: Prefix) -> Term:
-        """ITG: every token but the last is an input, every token but the first a label."""
+        """ITG: every token but a text's last is an input, every token but the first a label."""
         qformer = self.bridge.qformer
-        inputs = for_generation(Text(text.ids[:, :-1], text.mask[:, :-1]), self.dec)
+        inputs = for_generation(Text(text.ids[:, :-1], text.mask[:, 1:]), self.dec)
         states, labels = labelled(qformer.decode(inputs, prefix), next_tokens(text.ids, text.mask))
         return itg(qformer.predict(states), labels, smoothing=self.options.itg_smoothing)
 
@@ -138,7 +140,8 @@ class Stage1(nn.Module):
             paired = memory.select(torch.cat([own, images.index, own]))
         else:
             others = distributed.gather(batch.vision, exact=False)[images.index]
-            paired = Memory.concatenate(memory, self.bridge.qformer.memory.project(others), memory)
+            joined = Memory.concatenate(memory, self.bridge.qformer.memory.project(others))
+            paired = joined.select(torch.cat([own, own + len(batch), own]))
         ids, mask = distributed.gather_padded(batch.text.ids), distributed.gather_padded(batch.text.mask)
         own = own + distributed.rank() * len(batch)
         rows = Text(ids, mask).select(torch.cat([own, own, texts.index]))

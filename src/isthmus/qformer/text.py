@@ -1,5 +1,6 @@
 """The Q-Former's text half at its two ends: embeddings going in, the language-modelling head coming out."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,11 +20,17 @@ class TextHalf(nn.Module):
         self.words = nn.Embedding(sizes.vocabulary, sizes.width)
         self.positions = nn.Embedding(sizes.positions, sizes.width)
         self.head = LanguageHead(sizes) if sizes.lm_head else None
+        self.head_learns = False
 
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Word plus position; positions start at 0 whatever stands before the text, as in the original."""
-        embedded: Tensor = self.words(ids) + self.positions.weight[: ids.shape[1]]
-        return embedded
+        """Word plus position; positions start at 0 whatever stands before the text, as in the original.
+
+        Where the tied head learns in every step (`head_learns`), its gradient of the words is there already, and on a
+        CPU the few rows of this one are added to it: a matrix of the vocabulary's size, filled with zeros, for each
+        text that is read costs more than reading it.
+        """
+        sparse = self.head_learns and ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        return F.embedding(ids, self.words.weight, sparse=sparse) + self.positions.weight[: ids.shape[1]]
 
     def predict(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... W"]:
         """Logits over the vocabulary (W) for the token after each state; raises `AbsentPartError` without the head."""
