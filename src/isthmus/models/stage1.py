@@ -60,8 +60,6 @@ class Stage1(nn.Module):
         self.bridge = bridge
         self.dec = dec
         self.options = options or Stage1Options()
-        if bridge.qformer.text is not None:
-            bridge.qformer.text.head_learns = True  # ITG is in every step
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Compute the three losses of a batch of patches and texts, before division (BLIP-2 §3.2)."""
@@ -71,23 +69,24 @@ class Stage1(nn.Module):
         if options.clamp_temperature:
             heads.clamp_temperature()
 
-        image = bridge.qformer.encode_image(batch.vision)
-        text = bridge.qformer.encode_text(batch.text)
-        contrast = self._contrast(image.states, text, batch.identity)
-        images, texts = self._negatives(contrast, temperature, batch.index, step)
-        return Losses(
-            {
-                "itc": itc(
-                    contrast.image_text,
-                    contrast.text_image,
-                    same=contrast.same,
-                    temperature=temperature,
-                    smoothing=options.itc_smoothing,
-                ),
-                "itg": self._generate(batch.text, image.prefix),
-                "itm": self._match(batch, image.memory, images, texts),
-            }
-        )
+        with bridge.qformer.joined_words():
+            image = bridge.qformer.encode_image(batch.vision)
+            text = bridge.qformer.encode_text(batch.text)
+            contrast = self._contrast(image.states, text, batch.identity)
+            images, texts = self._negatives(contrast, temperature, batch.index, step)
+            return Losses(
+                {
+                    "itc": itc(
+                        contrast.image_text,
+                        contrast.text_image,
+                        same=contrast.same,
+                        temperature=temperature,
+                        smoothing=options.itc_smoothing,
+                    ),
+                    "itg": self._generate(batch.text, image.prefix),
+                    "itm": self._match(batch, image.memory, images, texts),
+                }
+            )
 
     def count(self, batch: Batch, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The weights that `forward` will return, known before it: rows of ITC and ITM, tokens of ITG.

@@ -13,6 +13,7 @@ image pass (`prefix`), and the last layer is computed only for the positions tha
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -156,6 +157,10 @@ class QFormer(nn.Module):
     def predict(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... W"]:
         """Logits over the vocabulary (W) from states of `decode`; raises `AbsentPartError` without a text half."""
         return self._text_half().predict(states)
+
+    def joined_words(self) -> AbstractContextManager[None]:
+        """Within, what several passes read of the word embeddings has one gradient: see `TextHalf.joined`."""
+        return self._text_half().joined()
 
     def _layers(self) -> Iterator[tuple[Layer, int]]:
         """Each layer with the number of cross-attention layers before it: its place in a memory."""
