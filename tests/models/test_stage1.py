@@ -1,5 +1,7 @@
 """Stage 1 against the paper computed row by row: `QFormer.forward` under each mask, loops, and nothing shared."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,6 +10,7 @@ from bridges import DEC, tiny_batch, tiny_bridge
 from isthmus.models import stage1
 from isthmus.models.stage1 import Stage1, Stage1Options
 from isthmus.qformer.masks import bidirectional, multimodal_causal, unimodal
+from isthmus.qformer.text import TextHalf
 from isthmus.records import Step, Text
 
 EARLY, LATE = Step(seed=0, epoch=0, progress=0.1), Step(seed=0, epoch=0, progress=0.9)
@@ -203,3 +206,17 @@ def test_the_temperature_is_clamped_unless_told_otherwise(clamps, after):
     stage.bridge.heads.temperature.data.fill_(0.8)
     stage(tiny_batch(), EARLY)
     assert stage.bridge.heads.temperature.item() == pytest.approx(after)
+
+
+@pytest.mark.parametrize("names", [("itc", "itg", "itm"), ("itc",), ("itm",), ("itg",)])
+def test_the_gradient_of_the_words_is_dense_and_that_of_every_pass(names, monkeypatch):
+    """Rows that texts read are added to what the tied head gives; a dense gradient in every pass is the oracle."""
+    gradients = []
+    for _ in range(2):
+        stage = build()
+        losses = stage(tiny_batch(), LATE)
+        sum(losses[name].sum for name in names).backward()
+        gradients.append(stage.bridge.qformer.text.words.weight.grad)
+        monkeypatch.setattr(TextHalf, "joined", lambda half: nullcontext())
+    assert gradients[0].layout == torch.strided
+    assert torch.allclose(*gradients, atol=1e-12, rtol=0)

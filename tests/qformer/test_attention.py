@@ -46,3 +46,29 @@ def test_dropout_acts_in_training_only_when_asked():
     torch.manual_seed(0)
     assert not torch.equal(attention(query, query, query, dropout=0.5), attention(query, query, query, dropout=0.5))
     assert torch.equal(attention(query, query, query), attention(query, query, query))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_the_plain_kernel_has_the_gradient_of_what_it_computes(dropout):
+    generator = torch.Generator().manual_seed(1)
+    tensors = [
+        torch.randn(2, 2, size, 3, generator=generator, dtype=torch.float64, requires_grad=True) for size in (3, 4, 4)
+    ]
+    allowed = torch.rand(2, 3, 4, generator=generator) > 0.3
+    allowed[:, :, 0] = True
+    bias = additive(allowed[:, None], torch.float64)
+
+    def attended(query, key, value):
+        torch.manual_seed(0)
+        return attention(query, key, value, bias=bias, dropout=dropout)
+
+    assert torch.autograd.gradcheck(attended, tensors)
+
+
+def test_the_plain_kernel_keeps_one_tensor_of_weights_and_a_byte_for_each():
+    query, key = torch.randn(2, 3, 5, 4, requires_grad=True), torch.randn(2, 3, 7, 4)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        attention(query, key, key, dropout=0.1)
+    weights = [tensor for tensor in kept if tensor.shape == (2, 3, 5, 7)]
+    assert sorted(str(tensor.dtype) for tensor in weights) == ["torch.bool", "torch.float32"]

@@ -104,10 +104,29 @@ def test_queries_under_the_causal_mask_are_those_of_the_image_pass():
 def test_a_selected_memory_is_the_memory_of_the_selected_images():
     qformer, (_, patches) = build(), ragged()
     index = torch.tensor([2, 0, 2])
-    chosen = qformer.memory.project(patches).select(index)
-    again = qformer.memory.project(patches[index])
-    for got, expected in zip((*chosen.keys, *chosen.values), (*again.keys, *again.values), strict=True):
-        assert torch.equal(got, expected)
+    query = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64, requires_grad=True)
+    results = []
+    for memory in (qformer.memory.project(patches).select(index), qformer.memory.project(patches[index])):
+        seen = memory.attended(query, 0, heads=2)
+        parameters = (query, qformer.memory.keys[0].weight, qformer.memory.values[0].weight, qformer.memory.norm.weight)
+        results.append((seen, *torch.autograd.grad(seen.square().sum(), parameters)))
+    for got, expected in zip(*results, strict=True):
+        assert torch.allclose(got, expected, atol=1e-12, rtol=0)
+
+
+def test_a_memory_is_selected_from_a_selected_one():
+    qformer, (_, patches) = build(), ragged()
+    query = torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    memory = qformer.memory.project(patches)
+    twice = memory.select(torch.tensor([2, 0, 2, 1])).select(torch.tensor([2, 3]))
+    once = memory.select(torch.tensor([2, 1]))
+    assert torch.allclose(twice.attended(query, 0, heads=2), once.attended(query, 0, heads=2), atol=1e-12, rtol=0)
+
+
+def test_a_selection_copies_no_keys_and_values():
+    memory = build().memory.project(ragged()[1])
+    selected = memory.select(torch.tensor([2, 0, 2]))
+    assert all(a is b for a, b in zip((*selected.keys, *selected.values), (*memory.keys, *memory.values), strict=True))
 
 
 def test_padding_changes_nothing():

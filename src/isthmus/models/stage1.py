@@ -69,23 +69,24 @@ class Stage1(nn.Module):
         if options.clamp_temperature:
             heads.clamp_temperature()
 
-        image = bridge.qformer.encode_image(batch.vision)
-        text = bridge.qformer.encode_text(batch.text)
-        contrast = self._contrast(image.states, text, batch.identity)
-        images, texts = self._negatives(contrast, temperature, batch.index, step)
-        return Losses(
-            {
-                "itc": itc(
-                    contrast.image_text,
-                    contrast.text_image,
-                    same=contrast.same,
-                    temperature=temperature,
-                    smoothing=options.itc_smoothing,
-                ),
-                "itg": self._generate(batch.text, image.prefix),
-                "itm": self._match(batch, image.memory, images, texts),
-            }
-        )
+        with bridge.qformer.joined_words():
+            image = bridge.qformer.encode_image(batch.vision)
+            text = bridge.qformer.encode_text(batch.text)
+            contrast = self._contrast(image.states, text, batch.identity)
+            images, texts = self._negatives(contrast, temperature, batch.index, step)
+            return Losses(
+                {
+                    "itc": itc(
+                        contrast.image_text,
+                        contrast.text_image,
+                        same=contrast.same,
+                        temperature=temperature,
+                        smoothing=options.itc_smoothing,
+                    ),
+                    "itg": self._generate(batch.text, image.prefix),
+                    "itm": self._match(batch, image.memory, images, texts),
+                }
+            )
 
     def count(self, batch: Batch, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The weights that `forward` will return, known before it: rows of ITC and ITM, tokens of ITG.
@@ -125,9 +126,9 @@ class Stage1(nn.Module):
         return drawn[0], drawn[1]
 
     def _generate(self, text: Text, prefix: Prefix) -> Term:
-        """ITG: every token but the last is an input, every token but the first a label."""
+        """ITG: every token but a text's last is an input, every token but the first a label."""
         qformer = self.bridge.qformer
-        inputs = for_generation(Text(text.ids[:, :-1], text.mask[:, :-1]), self.dec)
+        inputs = for_generation(Text(text.ids[:, :-1], text.mask[:, 1:]), self.dec)
         states, labels = labelled(qformer.decode(inputs, prefix), next_tokens(text.ids, text.mask))
         return itg(qformer.predict(states), labels, smoothing=self.options.itg_smoothing)
 
@@ -138,7 +139,8 @@ class Stage1(nn.Module):
             paired = memory.select(torch.cat([own, images.index, own]))
         else:
             others = distributed.gather(batch.vision, exact=False)[images.index]
-            paired = Memory.concatenate(memory, self.bridge.qformer.memory.project(others), memory)
+            joined = Memory.concatenate(memory, self.bridge.qformer.memory.project(others))
+            paired = joined.select(torch.cat([own, own + len(batch), own]))
         ids, mask = distributed.gather_padded(batch.text.ids), distributed.gather_padded(batch.text.mask)
         own = own + distributed.rank() * len(batch)
         rows = Text(ids, mask).select(torch.cat([own, own, texts.index]))

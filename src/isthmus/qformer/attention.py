@@ -1,17 +1,21 @@
 """The one attention function of the Q-Former, and the table that chooses how it is computed.
 
 The table is data that ships with the package: nothing is timed at run time, so a run is reproducible.
-Rows follow measurements (docs/log.md): forward and backward through
+Rows follow measurements (docs/adr/0010-attention-table.md): forward and backward through
 torch's fused attention take 1.2 to 4 times as long as plain products on a CPU, while inference in bf16 is
 faster fused. CUDA has fused kernels for both.
 """
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-TABLE_VERSION = 1
+from isthmus.qformer.dropout import as_factor, draw_kept
+
+TABLE_VERSION = 2
 # (device type, trains) -> fused or plain; a device that is not listed takes the fused call.
 _TABLE = {("cpu", True): "plain", ("cpu", False): "fused", ("cuda", True): "fused", ("cuda", False): "fused"}
 
@@ -29,15 +33,18 @@ def attention(
     bias: Float[Tensor, "..."] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H S d"]:
-    """Scaled dot-product attention; `bias` is added to the scores and broadcasts to (B H S K).
+    """Scaled dot-product attention; `bias` is added to the scores and broadcasts to (B H S K); no gradient reaches it.
 
     Source: Vaswani et al. 2017, §3.2.1.
     """
     trains = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
     if choose(query.device, trains=trains) == "fused":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-    weights = attention_weights(query, key, bias=bias)
-    return F.dropout(weights, dropout, training=dropout > 0) @ value
+    if torch.compiler.is_compiling():
+        return F.dropout(attention_weights(query, key, bias=bias), dropout, training=dropout > 0) @ value
+    with torch.autocast(query.device.type, enabled=False):
+        attended: Tensor = _Plain.apply(query, key, value, bias, dropout)
+    return attended
 
 
 def attention_weights(
@@ -46,10 +53,37 @@ def attention_weights(
     *,
     bias: Float[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "B H S K"]:
-    """The probabilities with which each row looks at each column; softmax in fp32 or better."""
+    """The probabilities with which each row looks at each column; the softmax computes in fp32 or better."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if bias is not None:
-        scores = scores + bias
-    precise = torch.promote_types(scores.dtype, torch.float32)
-    weights: Tensor = scores.softmax(dim=-1, dtype=precise)
-    return weights.to(query.dtype)
+    return (scores if bias is None else scores + bias).softmax(dim=-1)
+
+
+class _Plain(torch.autograd.Function):
+    """Products and a softmax that keep one tensor of weights and, under dropout, one byte for each of them.
+
+    Autograd's own chain of the same operations keeps the weights three times: before and after dropout, and a mask.
+    """
+
+    @staticmethod
+    def forward(  # ruff: ignore[too-many-positional-arguments]  # apply() takes nothing by name
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float
+    ) -> Float[Tensor, "B H S d"]:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        weights = attention_weights(query, key, bias=bias)
+        kept, scale = draw_kept(weights.shape, dropout) if dropout else (None, 1.0)
+        ctx.save_for_backward(query, key, value, weights, kept)
+        ctx.scale = scale
+        return (weights if kept is None else weights * as_factor(kept, scale, weights.dtype)) @ value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, weights, kept = ctx.saved_tensors
+        gradient, dropped, size = gradients[0].contiguous(), weights, query.shape[-1] ** -0.5
+        of_weights = gradient @ value.transpose(-1, -2)
+        if kept is not None:
+            factor = as_factor(kept, ctx.scale, weights.dtype)
+            of_weights.mul_(factor)
+            dropped = factor.mul_(weights)
+        of_value = dropped.transpose(-1, -2) @ gradient
+        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(size)
+        return of_scores @ key, of_scores.transpose(-1, -2) @ query, of_value, None, None

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from isthmus.qformer.activation import gelu_then
 from isthmus.qformer.attention import attention
-from isthmus.qformer.memory import merge_heads, split_heads
+from isthmus.qformer.dropout import dropout
+from isthmus.qformer.layout import Layout
+from isthmus.qformer.memory import Memory, merge_heads, split_heads
 from isthmus.records import BridgeSizes
 
 Heads = Float[Tensor, "B H K d"]
@@ -30,7 +32,7 @@ class Dropouts:
 
 
 class AttentionOutput(nn.Module):
-    """What closes an attention: merge heads, project, drop, add the input, normalise (BERT's post-LN)."""
+    """What closes an attention: project, drop, add the input, normalise (BERT's post-LN)."""
 
     def __init__(self, sizes: BridgeSizes, dropouts: Dropouts) -> None:
         super().__init__()
@@ -38,15 +40,15 @@ class AttentionOutput(nn.Module):
         self.norm = nn.LayerNorm(sizes.width, eps=sizes.norm_eps)
         self.dropout = dropouts.hidden
 
-    def forward(self, attended: Float[Tensor, "B H S d"], states: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+    def forward(self, attended: Float[Tensor, "... D"], states: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Join what was attended to what looked."""
-        hidden = F.dropout(self.dense(merge_heads(attended)), self.dropout, self.training)
+        hidden = dropout(self.dense(attended), self.dropout, training=self.training)
         joined: Tensor = self.norm(hidden + states)
         return joined
 
 
 class SelfAttention(nn.Module):
-    """Self-attention shared by queries and text."""
+    """Self-attention shared by queries and text; a `layout` says where tokens that come packed stand in their rows."""
 
     def __init__(self, sizes: BridgeSizes, dropouts: Dropouts) -> None:
         super().__init__()
@@ -57,18 +59,26 @@ class SelfAttention(nn.Module):
         self.output = AttentionOutput(sizes, dropouts)
         self.dropout = dropouts.attention
 
-    def keys_values(self, states: Float[Tensor, "B K D"]) -> tuple[Heads, Heads]:
+    def keys_values(self, states: Float[Tensor, "... D"], layout: Layout | None = None) -> tuple[Heads, Heads]:
         """Project what is looked at."""
-        return split_heads(self.key(states), self.heads), split_heads(self.value(states), self.heads)
+        return self._heads(self.key(states), layout), self._heads(self.value(states), layout)
 
     def forward(
-        self, states: Float[Tensor, "B S D"], keys: Heads, values: Heads, bias: Tensor | None
-    ) -> Float[Tensor, "B S D"]:
+        self,
+        states: Float[Tensor, "... D"],
+        keys_values: tuple[Heads, Heads],
+        bias: Tensor | None,
+        layout: Layout | None = None,
+    ) -> Float[Tensor, "... D"]:
         """Let `states` look at keys and values under an additive bias."""
-        query = split_heads(self.query(states), self.heads)
-        attended = attention(query, keys, values, bias=bias, dropout=self.dropout if self.training else 0.0)
-        joined: Tensor = self.output(attended, states)
+        query = self._heads(self.query(states), layout)
+        attended = attention(query, *keys_values, bias=bias, dropout=self.dropout if self.training else 0.0)
+        merged = merge_heads(attended)
+        joined: Tensor = self.output(merged if layout is None else layout.unpad(merged), states)
         return joined
+
+    def _heads(self, projected: Float[Tensor, "... D"], layout: Layout | None) -> Heads:
+        return split_heads(projected if layout is None else layout.pad(projected), self.heads)
 
 
 class CrossAttention(nn.Module):
@@ -85,10 +95,11 @@ class CrossAttention(nn.Module):
         """Project what looks."""
         return split_heads(self.query(queries), self.heads)
 
-    def forward(self, queries: Float[Tensor, "B Q D"], keys: Heads, values: Heads) -> Float[Tensor, "B Q D"]:
-        """Let queries look at every patch."""
+    def forward(self, queries: Float[Tensor, "B Q D"], memory: Memory, cross: int) -> Float[Tensor, "B Q D"]:
+        """Let queries look at every patch of their image, in cross-attention layer number `cross` of its memory."""
         dropout = self.dropout if self.training else 0.0
-        joined: Tensor = self.output(attention(self.project(queries), keys, values, dropout=dropout), queries)
+        attended = memory.attended(self.query(queries), cross, heads=self.heads, dropout=dropout)
+        joined: Tensor = self.output(attended, queries)
         return joined
 
 
@@ -102,9 +113,9 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(sizes.width, eps=sizes.norm_eps)
         self.dropout = dropouts.hidden
 
-    def forward(self, states: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+    def forward(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Transform each position by itself."""
-        hidden = F.dropout(self.down(F.gelu(self.up(states))), self.dropout, self.training)
+        hidden = dropout(gelu_then(self.down, self.up(states)), self.dropout, training=self.training)
         joined: Tensor = self.norm(hidden + states)
         return joined
 

@@ -8,6 +8,7 @@ plain parts that the definition (`QFormer.forward`) uses instead; a test holds t
 A memory lives within one forward pass of a training step: it is part of that step's graph.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,25 +16,79 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isthmus.qformer.attention import attention
+
+COUNTS_FREELY = {"cpu"}  # elsewhere reading an index on the host would wait for all that was asked before it
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Which rows look at which image: `counts[i]` rows at image `images[i]`, in the order of `order`."""
+
+    images: tuple[int, ...]
+    counts: tuple[int, ...]
+    order: Int[Tensor, " S"]
+    inverse: Int[Tensor, " S"]
+
+    @staticmethod
+    def of(index: Int[Tensor, " S"]) -> "Sharing":
+        """Group rows by the image that each looks at."""
+        order = index.argsort(stable=True)
+        images, counts = index.unique(return_counts=True)
+        return Sharing(tuple(images.tolist()), tuple(counts.tolist()), order, order.argsort())
+
 
 @dataclass(frozen=True)
 class Memory:
-    """Keys and values of R images for each cross-attention layer, in layer order."""
+    """Keys and values of R images for each cross-attention layer, in layer order.
+
+    After `select`, `index` says which image each of S rows looks at, and `sharing` how they share them.
+    """
 
     keys: tuple[Float[Tensor, "R H P d"], ...]
     values: tuple[Float[Tensor, "R H P d"], ...]
+    index: Int[Tensor, " S"] | None = None
+    sharing: Sharing | None = None
 
     def select(self, index: Int[Tensor, " S"]) -> "Memory":
-        """Take images by index, in its order, repeats allowed: hard negatives without a new projection.
+        """Let row s look at image `index[s]`, repeats allowed: hard negatives without a new projection.
 
-        `index_select` and not `[index]`: on a CPU the backward of the latter adds in no fixed order.
+        On a CPU nothing is copied: rows that look at one image are more queries on one memory. Elsewhere images are
+        copied to where they are looked at. `index_select` and not `[index]`: the backward of the latter adds in no
+        fixed order.
         """
+        if self.index is not None:
+            index = self.index.index_select(0, index)
+        if index.device.type in COUNTS_FREELY:
+            return Memory(self.keys, self.values, index, Sharing.of(index))
         keys = tuple(layer.index_select(0, index) for layer in self.keys)
         return Memory(keys, tuple(layer.index_select(0, index) for layer in self.values))
 
+    def attended(
+        self, query: Float[Tensor, "S Q D"], cross: int, *, heads: int, dropout: float = 0.0
+    ) -> Float[Tensor, "S Q D"]:
+        """What each row's queries read of its image in cross-attention layer number `cross`."""
+        keys, values = self.keys[cross], self.values[cross]
+        if self.sharing is None:
+            return merge_heads(attention(split_heads(query, heads), keys, values, dropout=dropout))
+        rows, width = query.shape[1:]
+        ordered = query.index_select(0, self.sharing.order).view(-1, width)
+        parts = ordered.split([count * rows for count in self.sharing.counts])
+        seen = [
+            merge_heads(attention(split_heads(part[None], heads), key, value, dropout=dropout))[0]
+            for part, key, value in zip(parts, self._looked_at(keys), self._looked_at(values), strict=True)
+        ]
+        return torch.cat(seen).view(query.shape).index_select(0, self.sharing.inverse)
+
+    def _looked_at(self, layer: Float[Tensor, "R H P d"]) -> Iterator[Float[Tensor, "1 H P d"]]:
+        """Each image that is looked at, as a view; all are split off at once, so that gradients are joined once."""
+        assert self.sharing is not None
+        images = layer.split(1)
+        return (images[image] for image in self.sharing.images)
+
     @staticmethod
     def concatenate(*memories: "Memory") -> "Memory":
-        """Join memories image after image."""
+        """Join memories image after image; none of them selected."""
         return Memory(
             tuple(torch.cat(parts) for parts in zip(*(m.keys for m in memories), strict=True)),
             tuple(torch.cat(parts) for parts in zip(*(m.values for m in memories), strict=True)),
@@ -67,7 +122,7 @@ class PatchMemory(nn.Module):
     def _folded(self, normalised: Float[Tensor, "B P V"], layer: nn.Module) -> Float[Tensor, "B H P d"]:
         assert isinstance(layer, nn.Linear)
         weight, bias = layer.weight * self.norm.weight, layer.bias + layer.weight @ self.norm.bias
-        return split_heads(F.linear(normalised, weight, bias), self.heads)
+        return split_heads(F.linear(normalised, weight, bias), self.heads).contiguous()
 
 
 def split_heads(states: Float[Tensor, "B S D"], heads: int) -> Float[Tensor, "B H S d"]:

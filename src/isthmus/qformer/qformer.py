@@ -13,16 +13,18 @@ image pass (`prefix`), and the last layer is computed only for the positions tha
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from isthmus.errors import AbsentPartError, ConfigError
 from isthmus.qformer.attention import attention_weights
+from isthmus.qformer.dropout import dropout
 from isthmus.qformer.layer import Dropouts, FeedForward, Heads, Layer
+from isthmus.qformer.layout import Layout
 from isthmus.qformer.masks import additive, bidirectional, multimodal_causal
 from isthmus.qformer.memory import Memory, PatchMemory, split_heads
 from isthmus.qformer.text import TextHalf
@@ -85,19 +87,19 @@ class QFormer(nn.Module):
         count, states = self.queries.shape[0], self._embed_queries(patches.shape[0])
         if text is not None:
             states = torch.cat([states, self._embed_text(text)], dim=1)
-        bias = None if mask is None else additive(mask[:, None], states.dtype)
+        bias = None if mask is None else self._bias(mask[:, None], states)
         normalised = self.memory.norm(self.memory.own_dtype(patches))
         looks: list[Tensor] = []
         for layer, cross in self._layers():
             attention_block = layer.self_attention
-            states = attention_block(states, *attention_block.keys_values(states), bias)
+            states = attention_block(states, attention_block.keys_values(states), bias)
             queries, words = states[:, :count], states[:, count:]
             if layer.cross_attention is not None:
                 keys = split_heads(self.memory.keys[cross](normalised), self.memory.heads)
                 values = split_heads(self.memory.values[cross](normalised), self.memory.heads)
                 if look:
                     looks.append(attention_weights(layer.cross_attention.project(queries), keys).detach())
-                queries = layer.cross_attention(queries, keys, values)
+                queries = layer.cross_attention(queries, Memory((keys,), (values,)), 0)
             queries = layer.query_feed_forward(queries)
             states = queries if text is None else torch.cat([queries, self._text_feed_forward(layer)(words)], dim=1)
         return States(states[:, :count], None if text is None else states[:, count:], tuple(looks))
@@ -107,50 +109,58 @@ class QFormer(nn.Module):
         memory = self.memory.project(patches)
         states, prefix = self._embed_queries(patches.shape[0]), []
         for layer, cross in self._layers():
-            keys, values = layer.self_attention.keys_values(states)
-            prefix.append((keys, values))
-            states = layer.self_attention(states, keys, values, None)
+            prefix.append(layer.self_attention.keys_values(states))
+            states = layer.self_attention(states, prefix[-1], None)
             states = self._cross(layer, states, memory, cross)
         return ImageEncoding(states, tuple(prefix), memory)
 
     def encode_text(self, text: Text) -> Float[Tensor, "B D"]:
         """Encode text alone; returns the state of its first token, [CLS]."""
-        states = self._embed_text(text)
-        bias = additive(text.mask[:, None, None], states.dtype)
+        layout = Layout.of(text.mask)
+        words = layout.words(self._embed_text(text))
+        bias = self._bias(text.mask[:, None, None], words)
         for layer, last in self._until_last():
-            keys, values = layer.self_attention.keys_values(states)
-            states = layer.self_attention(states[:, :1] if last else states, keys, values, bias)
-            states = self._text_feed_forward(layer)(states)
-        return states[:, 0]
+            keys_values = layer.self_attention.keys_values(words, layout)
+            looking, its_layout = (layout.first(words), None) if last else (words, layout)
+            words = layer.self_attention(looking, keys_values, bias, its_layout)
+            words = self._text_feed_forward(layer)(words)
+        return words[:, 0]
 
     def fuse(self, text: Text, memory: Memory) -> Float[Tensor, "B Q D"]:
         """Let queries and text see each other, and the queries the image; row b pairs text b with memory b."""
         count = self.queries.shape[0]
-        queries, words = self._embed_queries(text.ids.shape[0]), self._embed_text(text)
-        bias = additive(bidirectional(count, text.mask)[:, None, :1], queries.dtype)
+        layout = Layout.of(text.mask, queries=count)
+        queries, words = self._embed_queries(len(text.ids)), layout.words(self._embed_text(text))
+        bias = self._bias(bidirectional(count, text.mask)[:, None, :1], queries)
         for (layer, cross), (_, last) in zip(self._layers(), self._until_last(), strict=True):
-            states = torch.cat([queries, words], dim=1)
-            keys, values = layer.self_attention.keys_values(states)
-            states = layer.self_attention(queries if last else states, keys, values, bias)
-            queries = self._cross(layer, states[:, :count], memory, cross)
-            if not last:
-                words = self._text_feed_forward(layer)(states[:, count:])
+            tokens = layout.join(queries, words)
+            keys_values = layer.self_attention.keys_values(tokens, layout)
+            if last:
+                queries = layer.self_attention(queries, keys_values, bias)
+            else:
+                queries, words = layout.split(layer.self_attention(tokens, keys_values, bias, layout))
+                words = self._text_feed_forward(layer)(words)
+            queries = self._cross(layer, queries, memory, cross)
         return queries
 
     def decode(self, text: Text, prefix: Prefix) -> Float[Tensor, "B T D"]:
         """Read text left to right after an image's queries; state t predicts token t + 1."""
-        count = self.queries.shape[0]
-        states = self._embed_text(text)
-        bias = additive(multimodal_causal(count, text.mask)[:, None, count:], states.dtype)
+        count, layout = self.queries.shape[0], Layout.of(text.mask)
+        words = layout.words(self._embed_text(text))
+        bias = self._bias(multimodal_causal(count, text.mask)[:, None, count:], words)
         for (layer, _), (query_keys, query_values) in zip(self._layers(), prefix, strict=True):
-            keys, values = layer.self_attention.keys_values(states)
-            keys, values = torch.cat([query_keys, keys], dim=2), torch.cat([query_values, values], dim=2)
-            states = self._text_feed_forward(layer)(layer.self_attention(states, keys, values, bias))
-        return states
+            keys, values = layer.self_attention.keys_values(words, layout)
+            seen = torch.cat([query_keys, keys], dim=2), torch.cat([query_values, values], dim=2)
+            words = self._text_feed_forward(layer)(layer.self_attention(words, seen, bias, layout))
+        return layout.pad(words)
 
     def predict(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... W"]:
         """Logits over the vocabulary (W) from states of `decode`; raises `AbsentPartError` without a text half."""
         return self._text_half().predict(states)
+
+    def joined_words(self) -> AbstractContextManager[None]:
+        """Within, what several passes read of the word embeddings has one gradient: see `TextHalf.joined`."""
+        return self._text_half().joined()
 
     def _layers(self) -> Iterator[tuple[Layer, int]]:
         """Each layer with the number of cross-attention layers before it: its place in a memory."""
@@ -168,16 +178,21 @@ class QFormer(nn.Module):
     def _cross(self, layer: Layer, queries: Tensor, memory: Memory, cross: int) -> Float[Tensor, "B Q D"]:
         """The queries' own path through a layer, after self-attention."""
         if layer.cross_attention is not None:
-            queries = layer.cross_attention(queries, memory.keys[cross], memory.values[cross])
+            queries = layer.cross_attention(queries, memory, cross)
         transformed: Tensor = layer.query_feed_forward(queries)
         return transformed
 
     def _embed_queries(self, rows: int) -> Float[Tensor, "B Q D"]:
         embedded = self.norm(self.queries).expand(rows, -1, -1)
-        return F.dropout(embedded, self.dropout, self.training)
+        return dropout(embedded, self.dropout, training=self.training)
 
     def _embed_text(self, text: Text) -> Float[Tensor, "B T D"]:
-        return F.dropout(self.norm(self._text_half().embed(text.ids)), self.dropout, self.training)
+        return dropout(self.norm(self._text_half().embed(text.ids)), self.dropout, training=self.training)
+
+    def _bias(self, mask: Bool[Tensor, "..."], states: Tensor) -> Float[Tensor, "..."]:
+        """A mask as what is added to scores, in the dtype that they are computed in."""
+        device = states.device.type
+        return additive(mask, torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype)
 
     def _text_half(self) -> TextHalf:
         if self.text is None:

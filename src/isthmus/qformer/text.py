@@ -1,5 +1,10 @@
 """The Q-Former's text half at its two ends: embeddings going in, the language-modelling head coming out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,11 +24,26 @@ class TextHalf(nn.Module):
         self.words = nn.Embedding(sizes.vocabulary, sizes.width)
         self.positions = nn.Embedding(sizes.positions, sizes.width)
         self.head = LanguageHead(sizes) if sizes.lm_head else None
+        self._joined: Tensor | None = None
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Within, the gradients of the word embeddings from all texts and the tied head meet before they are summed.
+
+        On a CPU those of texts are then a few rows each, which are added to the head's: a matrix of the vocabulary's
+        size filled with zeros for every text that is read costs more than reading it.
+        """
+        if self.words.weight.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._joined = _Dense.apply(self.words.weight)
+        try:
+            yield
+        finally:
+            self._joined = None
 
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Word plus position; positions start at 0 whatever stands before the text, as in the original."""
-        embedded: Tensor = self.words(ids) + self.positions.weight[: ids.shape[1]]
-        return embedded
+        words = F.embedding(ids, self._weight(), sparse=self._joined is not None)
+        return words + self.positions.weight[: ids.shape[1]]
 
     def predict(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... W"]:
         """Logits over the vocabulary (W) for the token after each state; raises `AbsentPartError` without the head."""
@@ -32,7 +52,10 @@ class TextHalf(nn.Module):
                 "this bridge has no LM head, so its Q-Former can neither write nor be trained by ITG; fill it by "
                 "init.lm_head, or use the folder of a stage-1 run"
             )
-        return F.linear(self.head(states), self.words.weight, self.head.bias)
+        return F.linear(self.head(states), self._weight(), self.head.bias)
+
+    def _weight(self) -> Float[Tensor, "W D"]:
+        return self.words.weight if self._joined is None else self._joined
 
 
 class LanguageHead(nn.Module):
@@ -48,3 +71,15 @@ class LanguageHead(nn.Module):
         """Transform states before the tied decoder."""
         transformed: Tensor = self.norm(F.gelu(self.dense(states)))
         return transformed
+
+
+class _Dense(torch.autograd.Function):
+    """The same tensor, whose gradient is dense whatever of it was read."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].to_dense() if gradients[0].is_sparse else gradients[0]
