@@ -20,7 +20,7 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from isthmus.errors import ConfigError, TowerError
 from isthmus.language.chat import end_of_turn, with_turns
 from isthmus.language.decoding import generation_config, logits_processors
-from isthmus.language.heads import label_logits
+from isthmus.language.heads import label_losses
 from isthmus.language.labels import place_labels
 from isthmus.language.llm import Decoding, Target
 from isthmus.language.prompts import CAPTION_PREFIX, END, Prompt
@@ -83,8 +83,8 @@ class DecoderOnlyLLM(TransformersLLM):
             past = self._prefix(batch) if self._reads_cache() else None
             inputs = {"inputs_embeds": sequence, "attention_mask": mask.long(), "past_key_values": past}
             labels = place_labels(target, head.shape[1] - 1)
-            logits = label_logits(self.model, labels, {**inputs, "use_cache": past is not None})
-            return labels.row_sums(logits), target.mask.sum(1).float()
+            losses = label_losses(self.model, labels, {**inputs, "use_cache": past is not None})
+            return labels.row_sums(losses), target.mask.sum(1).float()
 
     @torch.no_grad()
     def generate(
