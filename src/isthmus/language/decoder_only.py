@@ -6,7 +6,8 @@ stand around before and after, and close the caption. Where rows have prompts of
 questions are, no gap stands within a row, and all padding on its right.
 
 What stands before the soft prompt is frozen and the same in every row: its keys and values are computed once, and read
-by every step. Under dropout they differ by row and step, and the whole sequence is computed.
+by every step. Under dropout they differ by row and step, and the whole sequence is computed; so it is where layers are
+recomputed in the backward, since each would write into the cache a second time.
 """
 
 import copy
@@ -145,7 +146,8 @@ class DecoderOnlyLLM(TransformersLLM):
 
     def _reads_cache(self) -> bool:
         """Whether there is text before the soft prompt that is the same in every row: dropout draws anew in each."""
-        return bool(self._before) and not self.model.training
+        again = self.recomputes and torch.is_grad_enabled()
+        return bool(self._before) and not self.model.training and not again
 
     def _prefix(self, batch: int) -> Cache:
         """A fresh cache of what stands before the soft prompt, one copy per row: the forward writes into it."""

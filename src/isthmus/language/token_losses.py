@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 CHUNK_BYTES = 2**27
-"""Logits of a chunk, in fp32 at least. Every chunk reads the whole head, so it should not be small: 128 MiB are 220 rows
-of a vocabulary of 152,000, where a product in bf16 on an A100 goes from being bound by memory to by arithmetic (208)."""
+"""Logits of a chunk, in fp32 at least. Every chunk reads the whole head, so it should not be small: 128 MiB are 220
+rows of a vocabulary of 152,000, and from 208 on a product in bf16 on an A100 is bound by arithmetic, not by memory."""
 
 Head = Callable[[Tensor], Tensor]
 
@@ -34,11 +34,11 @@ def losses_of_states(
     The gradient can be taken once: it has none itself.
     """
     rows = max(1, CHUNK_BYTES // (vocabulary * _precise(states.dtype).itemsize))
-    chunks = max(1, -(-len(ids) // rows))
+    chunks = ids.tensor_split(max(1, -(-len(ids) // rows)))
     if torch.is_grad_enabled() and states.requires_grad:
-        losses: Tensor = _WithGradient.apply(states, ids, head, chunks)  # type: ignore[no-untyped-call]
+        losses: Tensor = _WithGradient.apply(states, chunks, head)  # type: ignore[no-untyped-call]
         return losses
-    pairs = zip(states.tensor_split(chunks), ids.tensor_split(chunks), strict=True)
+    pairs = zip(states.tensor_split(len(chunks)), chunks, strict=True)
     return torch.cat([token_losses(head(some), wanted) for some, wanted in pairs])
 
 
@@ -50,9 +50,9 @@ class _WithGradient(torch.autograd.Function):
     """Losses whose gradient is computed beside them, while a chunk's logits are there."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, ids: Tensor, head: Head, chunks: int) -> Tensor:
+    def forward(ctx: Any, states: Tensor, chunks: tuple[Tensor, ...], head: Head) -> Tensor:
         losses, gradients = [], []
-        for part, wanted in zip(states.tensor_split(chunks), ids.tensor_split(chunks), strict=True):
+        for part, wanted in zip(states.tensor_split(len(chunks)), chunks, strict=True):
             with torch.enable_grad():
                 some = part.detach().requires_grad_()
                 lost = token_losses(head(some), wanted)
@@ -63,6 +63,6 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return (weights[:, None] * gradient).to(gradient.dtype), None, None, None
+        return (weights[:, None] * gradient).to(gradient.dtype), None, None
