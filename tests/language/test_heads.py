@@ -47,7 +47,7 @@ def test_a_type_that_is_not_listed_has_the_same_losses_by_its_own_forward(family
     spy.__signature__ = inspect.signature(forward)
     monkeypatch.setattr(tower.model, "forward", spy)
     found = losses_and_gradient(tower)
-    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(found, expected, strict=True))
+    assert all((a - b).abs().max() <= 1e-12 * b.abs().max() for a, b in zip(found, expected, strict=True))
     kept, shape = asked[-1]
     labels, width = tower.tokenize(CAPTIONS, DRAWS).mask, tower.vocabulary()
     if family in encoder_decoders.MODELS:

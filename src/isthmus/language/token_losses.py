@@ -42,6 +42,16 @@ def losses_of_states(
     return torch.cat([token_losses(head(some), wanted) for some, wanted in pairs])
 
 
+def _with_gradient(
+    logits: Float[Tensor, "K vocabulary"], ids: Int[Tensor, " K"]
+) -> tuple[Float[Tensor, " K"], Float[Tensor, "K vocabulary"]]:
+    """Give `token_losses` and their gradient, probability less one at the token, in the memory of one log-softmax."""
+    logs = logits.to(_precise(logits.dtype)).log_softmax(1)
+    losses = -logs.gather(1, ids[:, None])
+    gradient = logs.exp_().scatter_add_(1, ids[:, None], -torch.ones_like(losses))
+    return losses[:, 0], gradient.to(logits.dtype)
+
+
 def _precise(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
@@ -55,9 +65,10 @@ class _WithGradient(torch.autograd.Function):
         for part, wanted in zip(states.tensor_split(len(chunks)), chunks, strict=True):
             with torch.enable_grad():
                 some = part.detach().requires_grad_()
-                lost = token_losses(head(some), wanted)
-                gradients += torch.autograd.grad(lost.sum(), some)
-            losses.append(lost.detach())
+                logits = head(some)
+            lost, gradient = _with_gradient(logits.detach(), wanted)
+            losses.append(lost)
+            gradients += torch.autograd.grad(logits, some, gradient)
         ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(losses)
 
