@@ -36,7 +36,7 @@ def losses_of_states(
     rows = max(1, CHUNK_BYTES // (vocabulary * _precise(states.dtype).itemsize))
     chunks = ids.tensor_split(max(1, -(-len(ids) // rows)))
     if torch.is_grad_enabled() and states.requires_grad:
-        losses: Tensor = _WithGradient.apply(states, chunks, head)  # type: ignore[no-untyped-call]
+        losses: Tensor = _WithGradient.apply(states, chunks, head)
         return losses
     pairs = zip(states.tensor_split(len(chunks)), chunks, strict=True)
     return torch.cat([token_losses(head(some), wanted) for some, wanted in pairs])
@@ -61,7 +61,8 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, chunks: tuple[Tensor, ...], head: Head) -> Tensor:
-        losses, gradients = [], []
+        losses: list[Tensor] = []
+        gradients: list[Tensor] = []
         for part, wanted in zip(states.tensor_split(len(chunks)), chunks, strict=True):
             with torch.enable_grad():
                 some = part.detach().requires_grad_()
@@ -73,7 +74,7 @@ class _WithGradient(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (weights[:, None] * gradient).to(gradient.dtype), None, None
