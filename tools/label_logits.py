@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from isthmus.language.heads import label_logits
+from isthmus.language.heads import label_losses
 from isthmus.language.labels import place_labels
 from isthmus.language.llm import Target
 
@@ -49,7 +49,7 @@ def padded(model: Any, target: Target, inputs: dict[str, Any]) -> Tensor:
 def labelled(model: Any, target: Target, inputs: dict[str, Any]) -> Tensor:
     """As isthmus does."""
     labels = place_labels(target, 0 if model.config.is_encoder_decoder else QUERIES - 1)
-    return labels.row_sums(label_logits(model, labels, inputs)).sum() / target.count
+    return labels.row_sums(label_losses(model, labels, inputs)).sum() / target.count
 
 
 def measure(name: str) -> None:

@@ -131,6 +131,10 @@ def test_a_language_model_is_of_the_kind_that_its_configuration_says(tmp_path):
         for switch in (True, False):
             assert build_llm(LanguageConfig(weights=address, dropout=switch), Prompt(), CPU).train().training == switch
         assert not build_llm(LanguageConfig(weights=address), Prompt(), CPU).train().training
+        for switch in (True, False):
+            assert build_llm(LanguageConfig(weights=address, checkpointing=switch), Prompt(), CPU).recomputes == switch
+        half = build_llm(LanguageConfig(weights=address), Prompt(), Compute(CPU.device, torch.bfloat16))
+        assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     for switch in (True, False):
         with pytest.raises(ConfigError, match=r"`llm.prefix_lm` is a switch of encoder-decoder models, and folder:"):
             build_llm(LanguageConfig(weights=llama, prefix_lm=switch), Prompt(), CPU)

@@ -143,6 +143,11 @@ def test_stage_2_starts_from_no_bert():
     [
         (STAGE1, {"bridge": {"bert": "a", "projection": "least_squares"}}, "`bridge.projection` is a key of stage 2"),
         (STAGE1, {"train": {**STAGE1["train"], "lr_projection": 1e-3}}, "`train.lr_projection` is a key of stage 2"),
+        (
+            STAGE1,
+            {"train": {**STAGE1["train"], "group_by_length": True}},
+            "`train.group_by_length` is a key of stage 2",
+        ),
         (STAGE2, {"objectives": {"gather": "detached"}}, "`objectives` is a key of stage 1; leave it out of stage 2"),
         (
             STAGE2,

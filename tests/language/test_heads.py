@@ -12,7 +12,7 @@ import decoders
 import encoder_decoders
 from decoders import soft_prompt
 from isthmus.language import heads
-from isthmus.language.heads import label_logits
+from isthmus.language.heads import label_losses
 from isthmus.language.labels import place_labels
 from isthmus.language.llm import Target
 
@@ -47,7 +47,7 @@ def test_a_type_that_is_not_listed_has_the_same_losses_by_its_own_forward(family
     spy.__signature__ = inspect.signature(forward)
     monkeypatch.setattr(tower.model, "forward", spy)
     found = losses_and_gradient(tower)
-    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(found, expected, strict=True))
+    assert all((a - b).abs().max() <= 1e-12 * b.abs().max() for a, b in zip(found, expected, strict=True))
     kept, shape = asked[-1]
     labels, width = tower.tokenize(CAPTIONS, DRAWS).mask, tower.vocabulary()
     if family in encoder_decoders.MODELS:
@@ -91,9 +91,9 @@ def test_nothing_waits_for_the_device(family, listed, monkeypatch):
     if family in encoder_decoders.MODELS:
         inputs |= {"decoder_input_ids": target.ids, "attention_mask": None}
     labels = place_labels(target, first=0 if "decoder_input_ids" in inputs else 7)
-    logits = label_logits(model, labels, inputs)
-    labels.row_sums(logits).sum().backward()
-    assert logits.shape == (target.count, tower.vocabulary()) and soft.grad.shape == soft.shape
+    losses = label_losses(model, labels, inputs)
+    labels.row_sums(losses).sum().backward()
+    assert losses.shape == (target.count,) and soft.grad.shape == soft.shape
 
 
 def test_places_count_through_states_and_through_tokens():
@@ -103,14 +103,10 @@ def test_places_count_through_states_and_through_tokens():
     assert labels.states().tolist() == [2, 3, 7, 17, 18, 19]  # of four rows of five states
 
 
-def test_rows_are_summed_in_fp32_at_least():
+def test_each_row_sums_its_own_labels():
     mask = torch.tensor([[True, True], [False, False], [True, False]])
     labels = place_labels(Target(torch.tensor([[1, 2], [0, 0], [0, 0]]), mask), first=0)
-    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    one, two, three = -logits.log_softmax(1)[torch.arange(3), torch.tensor([1, 2, 0])]
-    assert torch.allclose(labels.row_sums(logits), torch.stack([one + two, torch.tensor(0.0), three]))
-    assert labels.row_sums(logits.bfloat16()).dtype == torch.float32
-    assert labels.row_sums(logits.double()).dtype == torch.float64
+    assert labels.row_sums(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 0.0, 4.0]
 
 
 def test_a_target_counts_once_and_keeps_it_where_it_moves():

@@ -5,6 +5,7 @@ it, where of itself it takes losses, softmax and many norms in fp32.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from decoders import soft_prompt, spelled
 from fakes import byte_tokenizer
-from isthmus.language import decoder_only, encoder_decoder
+from isthmus.language import heads
 from isthmus.language.decoder_only import DecoderOnlyLLM
 from isthmus.language.encoder_decoder import EncoderDecoderLLM
 from isthmus.language.heads import HEADS
@@ -108,9 +109,11 @@ def far(found, expected):
 def logits(monkeypatch):
     """The logits that a tower takes its loss of, as it does."""
     kept = []
-    for room in (decoder_only, encoder_decoder):
-        made = room.label_logits
-        monkeypatch.setattr(room, "label_logits", lambda *given, made=made: kept.append(made(*given)) or kept[-1])
+
+    def keeping(head):
+        return replace(head, logits=lambda *given: kept.append(head.logits(*given)) or kept[-1])
+
+    monkeypatch.setattr(heads, "HEADS", {kind: keeping(head) for kind, head in HEADS.items()})
     return kept
 
 

@@ -236,7 +236,8 @@ def drawn_rows(source: Mixture, config: RunConfig) -> list[dict[str, Any]]:
 def _sampler(source: Mixture, config: RunConfig) -> CounterSampler:
     world_size = distributed.world_size()
     rows = config.train.batch_size * world_size
-    return source.sampler(rows, seed=config.seed, rank=distributed.rank(), world_size=world_size)
+    by_length = config.train.group_by_length
+    return source.sampler(rows, seed=config.seed, rank=distributed.rank(), world_size=world_size, by_length=by_length)
 
 
 def held_out_loader(source: Source, look: Look, *, tokenize: Tokenize, batch_size: int, workers: int = 0) -> Loader:

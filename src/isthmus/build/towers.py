@@ -20,6 +20,7 @@ from isthmus.language.gguf import gguf_to_folder
 from isthmus.language.llm import FrozenLLM
 from isthmus.language.load import is_encoder_decoder, load_language_model
 from isthmus.language.prompts import Prompt
+from isthmus.language.tower import TransformersLLM
 from isthmus.vision.encoder import Encoder
 from isthmus.vision.timm_encoder import TimmEncoder
 from isthmus.vision.transformers_encoder import TransformersEncoder
@@ -143,10 +144,12 @@ def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute, *, devic
         device_map=device_map,
     )
     settings: dict[str, Any] = {"address": config.weights, "max_tokens": config.max_tokens}
-    llm: FrozenLLM
+    llm: TransformersLLM
     if encoder_decoder:
         llm = EncoderDecoderLLM(model, tokenizer, prompt, **settings, prefix_lm=config.prefix_lm is not False)
     else:
         llm = DecoderOnlyLLM(model, tokenizer, prompt, **settings)
     llm.dropout = config.dropout
+    if config.checkpointing:
+        llm.recompute()
     return llm.to(compute.device) if device_map is None else llm

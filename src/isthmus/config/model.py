@@ -90,6 +90,9 @@ class LanguageConfig(Section):
     dropout: bool = False
     """Leave the language model's own dropout on while the bridge trains, if it has any (OPT, T5); its weights stay
     frozen; the original: true."""
+    checkpointing: bool = False
+    """Keep only what goes from layer to layer for the backward and compute each layer again there: less memory, more
+    time. A prompt before the soft prompt is then computed in every step."""
     prompt: PromptConfig = PromptConfig()
     """The text around the soft prompt."""
 

@@ -90,6 +90,7 @@ class RunConfig(Section):
                 "bridge.projection": self.bridge.projection != "random",
                 "bridge.instruct": self.bridge.instruct,
                 "train.lr_projection": self.train.lr_projection,
+                "train.group_by_length": self.train.group_by_length,
             },
             2: {
                 "init.lm_head": self.init and self.init.lm_head,

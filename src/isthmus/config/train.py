@@ -42,6 +42,9 @@ class TrainConfig(Section):
     """Image-text pairs per process and micro-batch."""
     accumulation: Count = 1
     """Micro-batches per optimizer step (stage 2 only: ITC's negatives are the batch)."""
+    group_by_length: bool = False
+    """Stage 2 only: batches of captions of like length, which leaves less padding; rows change places within 32 batches
+    of all processes. In stage 1 the captions of a batch are each other's negatives."""
     lr: float = Field(default=1e-4, gt=0)
     """Peak learning rate of tensors that started from a checkpoint."""
     lr_new: float | None = Field(default=None, gt=0)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from isthmus.data.broken import Bad, BrokenPictures
 from isthmus.data.collate import Row, Tokenize, collate
+from isthmus.data.lengths import caption_draws, chosen_caption
 from isthmus.data.sampler import CounterSampler, Visit, sequential_batches
 from isthmus.data.text import normalise
 from isthmus.errors import DataError, UserError
@@ -23,7 +24,6 @@ from isthmus.fingerprint import text_identity
 from isthmus.randomness import uniform
 from isthmus.records import Batch, Example, Source
 
-_CAPTION = text_identity("choice of a caption")
 _CROP = text_identity("crop of a picture")
 _REFILL = text_identity("a row in place of a broken picture")
 _ATTEMPTS = 100
@@ -84,8 +84,8 @@ class TrainingRows(Dataset[Row | UserError]):
 
     def _row(self, index: int, epoch: int) -> Row | UserError:
         example = self._source[index]
-        draw = float(uniform(self._seed, _CAPTION, epoch, index))
-        return _row(example, int(draw * len(example.captions)), self._look, Visit(epoch, index))
+        caption = chosen_caption(example, float(caption_draws(self._seed, epoch, index)))
+        return _row(example, caption, self._look, Visit(epoch, index))
 
     def _another(self, visit: Visit, attempt: int) -> int:
         span = next(span for span in self._spans if visit.row in span)

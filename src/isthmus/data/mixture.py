@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from isthmus.data.lengths import CaptionLengths
 from isthmus.data.sampler import CounterSampler, MixtureSampler
 from isthmus.errors import DataError
 from isthmus.records import Example, Source
@@ -67,17 +68,20 @@ class Mixture:
                 parts.append(replace(part, source=Subset(part.source, indices)))
         return Mixture(parts)
 
-    def sampler(self, global_batch: int, *, seed: int, rank: int = 0, world_size: int = 1) -> CounterSampler:
-        """The order of training: one permutation an epoch, or the parts by their weights.
+    def sampler(
+        self, global_batch: int, *, seed: int, rank: int = 0, world_size: int = 1, by_length: bool = False
+    ) -> CounterSampler:
+        """The order of training: one permutation an epoch, or the parts by their weights; batches of like length.
 
         Raises what the samplers raise, and DataError naming a part whose weight earns it no row.
         """
-        ranks = {"seed": seed, "rank": rank, "world_size": world_size}
+        lengths = CaptionLengths(self, seed) if by_length else None
         if len(self.parts) == 1:
-            return CounterSampler(len(self), global_batch, **ranks)
+            return CounterSampler(len(self), global_batch, seed=seed, rank=rank, world_size=world_size, lengths=lengths)
         sizes = [len(span) for span in self.spans]
         weights = [part.weight or float(size) for part, size in zip(self.parts, sizes, strict=True)]
-        sampler = MixtureSampler(list(zip(sizes, weights, strict=True)), global_batch, **ranks)
+        parts = list(zip(sizes, weights, strict=True))
+        sampler = MixtureSampler(parts, global_batch, seed=seed, rank=rank, world_size=world_size, lengths=lengths)
         for part, quota in zip(self.parts, sampler.quotas, strict=True):
             if not quota:
                 raise DataError(

@@ -4,20 +4,28 @@ The stock samplers keep a state and do not resume exactly (reference: huggingfac
 have no state to lose.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from isthmus.data.lengths import like_lengths
 from isthmus.errors import ConfigError, DataError
 from isthmus.fingerprint import text_identity
 from isthmus.randomness import permutation
 
 _ORDER = text_identity("order of an epoch")
 _PART = text_identity("order of a part's round")
+WINDOW = 32
+"""Batches that share out their rows by length: enough for like lengths, and few enough that an epoch stays in random
+order and no more captions are measured at a time."""
+
+Lengths = Callable[[Int[Tensor, " R"], Int[Tensor, " R"]], Int[Tensor, " R"]]
+"""How long rows are: each one's epoch and index to a number, the same in every process."""
 
 
 class Visit(NamedTuple):
@@ -44,13 +52,23 @@ class CounterSampler:
     """The training order: each epoch is one keyed permutation, cut into global batches.
 
     Rank r takes the contiguous slice r of a global batch, so the slices of all ranks, concatenated, are the
-    batch of one process. The rows that do not fill a last batch are left out of that epoch.
+    batch of one process. The rows that do not fill a last batch are left out of that epoch. With `lengths`, each
+    `WINDOW` batches of the epoch share their rows out by length, and follow one another by a keyed draw.
 
     Raises DataError when the source does not fill one global batch, ConfigError when the ranks cannot share
     it evenly.
     """
 
-    def __init__(self, length: int, global_batch: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        global_batch: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        lengths: Lengths | None = None,
+    ) -> None:
         if global_batch < 1 or global_batch % world_size:
             raise ConfigError(
                 f"A global batch of {global_batch} rows cannot be shared evenly by {world_size} processes; "
@@ -64,6 +82,7 @@ class CounterSampler:
         self.length = length
         self.global_batch = global_batch
         self.seed = seed
+        self._lengths = lengths
         rows = global_batch // world_size
         self._share = slice(rank * rows, (rank + 1) * rows)
 
@@ -78,18 +97,35 @@ class CounterSampler:
         return self.batches_per_epoch * self.global_batch
 
     def order(self, epoch: int) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-        """Each row of an epoch: how often it was drawn before, and its index."""
+        """Each row of an epoch, before any is sorted by length: how often it was drawn before, and its index."""
         indices = permutation(self.length, self.seed, _ORDER, epoch)[: self.rows_per_epoch]
         return torch.full_like(indices, epoch), indices
 
     def epoch_batches(self, epoch: int, start: int = 0) -> Iterator[list[Visit]]:
         """Yield this rank's rows, batch by batch, from batch `start` of the epoch to its end."""
-        earlier, indices = self.order(epoch)
-        for position in range(start, self.batches_per_epoch):
-            first = position * self.global_batch
-            rows = range(first, first + self.global_batch)[self._share]
-            place = epoch * self.rows_per_epoch
+        place = epoch * self.rows_per_epoch + start * self.global_batch
+        for earlier, indices in self._batches(epoch, start):
+            rows = range(self.global_batch)[self._share]
             yield [Visit(int(earlier[row]), int(indices[row]), place + row) for row in rows]
+            place += self.global_batch
+
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]]:
+        """Global batches from batch `start` of an epoch; rows are sorted as their window comes up."""
+        earlier, indices = self.order(epoch)
+        for first in range(start // WINDOW * WINDOW, self.batches_per_epoch, WINDOW):
+            stop = min(first + WINDOW, self.batches_per_epoch)
+            window = torch.arange(first * self.global_batch, stop * self.global_batch)
+            if self._lengths is not None:
+                lengths = self._lengths(earlier[window], indices[window])
+                window = window[like_lengths(lengths, self.global_batch, self.seed, epoch, first)]
+            for rows in window.view(-1, self.global_batch)[max(start - first, 0) :]:
+                yield earlier[rows], indices[rows]
+
+    def _begun(self, epoch: int, batches: int) -> Int[Tensor, " rows"]:
+        """The rows of an epoch's first batches, of which only those in the last window must be sorted."""
+        whole = batches // WINDOW * WINDOW
+        last = [indices for _, indices in islice(self._batches(epoch, whole), batches - whole)]
+        return torch.cat([self.order(epoch)[1][: whole * self.global_batch], *last])
 
     def steps(self, start: int, stop: int) -> Iterator[list[Visit]]:
         """Yield this rank's rows for the global steps from `start` to before `stop`, across epochs."""
@@ -106,11 +142,11 @@ class CounterSampler:
         """What all ranks together draw in the first so many global steps, for each source."""
         epochs, left = divmod(steps, self.batches_per_epoch)
         seen = torch.zeros(self.length, dtype=torch.bool)
-        for epoch in range(epochs + 1):
-            rows = left * self.global_batch if epoch == epochs else self.rows_per_epoch
-            seen[self.order(epoch)[1][:rows]] = True
+        for epoch in range(epochs):
+            seen[self.order(epoch)[1]] = True
             if seen.all():
                 break
+        seen[self._begun(epochs, left)] = True
         return (Drawn(steps * self.global_batch, int(seen.sum())),)
 
 
@@ -133,13 +169,14 @@ class MixtureSampler(CounterSampler):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        lengths: Lengths | None = None,
     ) -> None:
         self.sizes = [size for size, _ in parts]
-        super().__init__(sum(self.sizes), global_batch, seed=seed, rank=rank, world_size=world_size)
+        super().__init__(sum(self.sizes), global_batch, seed=seed, rank=rank, world_size=world_size, lengths=lengths)
         self.quotas = _apportion([weight for _, weight in parts], self.rows_per_epoch)
 
     def order(self, epoch: int) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-        """Each row of an epoch: how often it was drawn before, and its index among all sources."""
+        """Each row of an epoch, unsorted: how often it was drawn before, and its index among all sources."""
         labels = self._labels(epoch)
         earlier, indices = torch.empty_like(labels), torch.empty_like(labels)
         first = 0
@@ -163,9 +200,15 @@ class MixtureSampler(CounterSampler):
     def drawn(self, steps: int) -> tuple[Drawn, ...]:
         """What all ranks together draw in the first so many global steps, for each source."""
         epochs, left = divmod(steps, self.batches_per_epoch)
-        begun = self._labels(epochs)[: left * self.global_batch].bincount(minlength=len(self.quotas)).tolist()
-        rows = [epochs * quota + more for quota, more in zip(self.quotas, begun, strict=True)]
-        return tuple(Drawn(drawn, min(drawn, size)) for drawn, size in zip(rows, self.sizes, strict=True))
+        begun, first, parts = self._begun(epochs, left), 0, []
+        for part, (size, quota) in enumerate(zip(self.sizes, self.quotas, strict=True)):
+            own = begun[(begun >= first) & (begun < first + size)] - first
+            seen = torch.zeros(size, dtype=torch.bool)
+            seen[permutation(size, self.seed, _PART, part, 0)[: epochs * quota]] = True
+            seen[own] = True
+            parts.append(Drawn(epochs * quota + len(own), int(seen.sum())))
+            first += size
+        return tuple(parts)
 
 
 def _apportion(weights: Sequence[float], rows: int) -> list[int]:

@@ -6,7 +6,8 @@ stand around before and after, and close the caption. Where rows have prompts of
 questions are, no gap stands within a row, and all padding on its right.
 
 What stands before the soft prompt is frozen and the same in every row: its keys and values are computed once, and read
-by every step. Under dropout they differ by row and step, and the whole sequence is computed.
+by every step. Under dropout they differ by row and step, and the whole sequence is computed; so it is where layers are
+recomputed in the backward, since each would write into the cache a second time.
 """
 
 import copy
@@ -20,7 +21,7 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from isthmus.errors import ConfigError, TowerError
 from isthmus.language.chat import end_of_turn, with_turns
 from isthmus.language.decoding import generation_config, logits_processors
-from isthmus.language.heads import label_logits
+from isthmus.language.heads import label_losses
 from isthmus.language.labels import place_labels
 from isthmus.language.llm import Decoding, Target
 from isthmus.language.prompts import CAPTION_PREFIX, END, Prompt
@@ -83,8 +84,8 @@ class DecoderOnlyLLM(TransformersLLM):
             past = self._prefix(batch) if self._reads_cache() else None
             inputs = {"inputs_embeds": sequence, "attention_mask": mask.long(), "past_key_values": past}
             labels = place_labels(target, head.shape[1] - 1)
-            logits = label_logits(self.model, labels, {**inputs, "use_cache": past is not None})
-            return labels.row_sums(logits), target.mask.sum(1).float()
+            losses = label_losses(self.model, labels, {**inputs, "use_cache": past is not None})
+            return labels.row_sums(losses), target.mask.sum(1).float()
 
     @torch.no_grad()
     def generate(
@@ -145,7 +146,8 @@ class DecoderOnlyLLM(TransformersLLM):
 
     def _reads_cache(self) -> bool:
         """Whether there is text before the soft prompt that is the same in every row: dropout draws anew in each."""
-        return bool(self._before) and not self.model.training
+        again = self.recomputes and torch.is_grad_enabled()
+        return bool(self._before) and not self.model.training and not again
 
     def _prefix(self, batch: int) -> Cache:
         """A fresh cache of what stands before the soft prompt, one copy per row: the forward writes into it."""

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from isthmus.errors import ConfigError, TowerError
 from isthmus.language.decoding import generation_config, logits_processors
-from isthmus.language.heads import label_logits
+from isthmus.language.heads import label_losses
 from isthmus.language.labels import place_labels
 from isthmus.language.llm import Decoding, Target
 from isthmus.language.prompts import Prompt
@@ -96,7 +96,7 @@ class EncoderDecoderLLM(TransformersLLM):
                 "use_cache": False,
             }
             labels = place_labels(target, first=0)
-            return labels.row_sums(label_logits(self.model, labels, inputs)), target.mask.sum(1).float()
+            return labels.row_sums(label_losses(self.model, labels, inputs)), target.mask.sum(1).float()
 
     @torch.no_grad()
     def generate(

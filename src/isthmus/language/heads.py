@@ -1,12 +1,14 @@
 """Logits only where a label stands (docs/adr/0008).
 
 Of the model types listed here the states are taken before the head, and the head, with what its type does to logits,
-is called on the labels' states alone. Any other type's own forward is asked for as few logits as it can be.
+is called on the labels' states alone, a chunk at a time. Any other type's own forward is asked for as few logits as it
+can be.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,15 +16,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isthmus.language.labels import Labels
+from isthmus.language.token_losses import losses_of_states, token_losses
 
 COUNTS_FREELY = {"cpu"}  # transformers counts a mask of positions; on another device that waits for all before it
 
 
-def label_logits(model: Any, labels: Labels, inputs: Mapping[str, Any]) -> Float[Tensor, "K vocabulary"]:
-    """The logits that a model's forward gives for `inputs`, of the states that predict labels, row after row."""
+def label_losses(model: Any, labels: Labels, inputs: Mapping[str, Any]) -> Float[Tensor, " K"]:
+    """The cross-entropy of each label by the logits that a model's forward gives for `inputs`, in fp32 at least."""
     head = HEADS.get(model.config.model_type)
-    if head is not None:
-        return head.logits(model, head.states(model, inputs).flatten(0, 1).index_select(0, labels.states()))
+    if head is None:
+        return token_losses(_own_logits(model, labels, inputs), labels.ids)
+    states = head.states(model, inputs).flatten(0, 1).index_select(0, labels.states())
+    return losses_of_states(partial(head.logits, model), states, labels.ids, vocabulary=model.config.vocab_size)
+
+
+def _own_logits(model: Any, labels: Labels, inputs: Mapping[str, Any]) -> Float[Tensor, "K vocabulary"]:
+    """The logits of the states that predict labels, row after row, by the model's own forward."""
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         every: Tensor = model(**inputs).logits
         return every.flatten(0, 1).index_select(0, labels.states())

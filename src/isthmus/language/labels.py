@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from isthmus.language.llm import Target
 
@@ -26,10 +24,8 @@ class Labels:
         """Which states predict them, counted through (B S) row after row: a row is `first` longer than its tokens."""
         return self.cells + (self.cells // self.mask.shape[1] + 1) * self.first
 
-    def row_sums(self, logits: Float[Tensor, "K vocabulary"]) -> Float[Tensor, " B"]:
-        """Each row's summed cross-entropy, in fp32 at least."""
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        losses = F.cross_entropy(precise, self.ids, reduction="none")
+    def row_sums(self, losses: Float[Tensor, " K"]) -> Float[Tensor, " B"]:
+        """Each row's sum of its labels' losses."""
         return losses.new_zeros(self.mask.numel()).scatter(0, self.cells, losses).view_as(self.mask).sum(1)
 
 

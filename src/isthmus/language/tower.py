@@ -13,6 +13,7 @@ from isthmus.errors import ConfigError
 from isthmus.frozen import freeze
 from isthmus.language.llm import FrozenLLM, Target
 from isthmus.language.prompts import Prompt
+from isthmus.language.recomputing import recompute_layers
 from isthmus.records import Text
 
 
@@ -21,8 +22,11 @@ class TransformersLLM(FrozenLLM):
 
     `model` is taken over: frozen, and its own generation defaults (sampling, temperature) dropped. A caption keeps at
     most `max_tokens` tokens, and always its end mark. The model's dtype is the dtype it was loaded in, under autocast
-    too; the loss is taken in fp32 at least. A subclass sets `_end`, the tokens that close a caption.
+    too; the loss is taken in fp32 at least. A subclass sets `_end`, the tokens that close a caption. `recomputes` says
+    that its layers' inner activations are computed again in the backward, and not kept for it.
     """
+
+    recomputes: bool = False
 
     _end: list[int]
 
@@ -57,6 +61,14 @@ class TransformersLLM(FrozenLLM):
         with torch.no_grad():
             embeddings: Tensor = self.model.get_input_embeddings()(ids)
             return embeddings
+
+    def recompute(self) -> None:
+        """Keep only what goes from layer to layer for the backward; raises `ConfigError` where layers are not known."""
+        if not recompute_layers(self.model):
+            raise ConfigError(
+                f"transformers marks no layers of {self.address} that could be recomputed: leave out llm.checkpointing."
+            )
+        self.recomputes = True
 
     def vocabulary(self) -> int:
         """How many rows the embedding has; a padded vocabulary may have more than the tokenizer."""
