@@ -10,9 +10,9 @@ from benchmarks import machine
 from benchmarks.inputs import SCALES
 from benchmarks.pair import Effort
 from benchmarks.row import Case, Row, Setting
-from benchmarks.rows import stage1
+from benchmarks.rows import itm, stage1, stage2
 
-ROWS = {row.name: row for row in (stage1.ROW,)}
+ROWS = {row.name: row for row in (stage1.ROW, stage2.ROW, itm.ROW)}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -65,7 +65,7 @@ def _told(case: Case) -> str:
 def _run(row: Row, case: Case, given: argparse.Namespace) -> dict[str, Any]:
     effort = Effort(given.threads, given.warmup, given.pairs, given.patience, given.limit)
     with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as folder:
-        measured = row.run(case, Setting(SCALES[given.scale], effort, Path(folder)))
+        measured = row.run(case, Setting(given.scale, SCALES[given.scale], effort, Path(folder)))
     options = " ".join(f"--case {key}={value}" for key, value in case.items())
     command = f'make bench ONLY={row.name} ARGS="{options}"'
     return {**machine.now(), "scale": given.scale, "command": command, **measured}

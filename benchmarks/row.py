@@ -15,8 +15,9 @@ Case = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run decides for all rows: how large, how often, and an empty folder for the inputs."""
+    """What a run decides for all rows: how large (`full` or `tiny`), how often, an empty folder for the inputs."""
 
+    name: str
     scale: Scale
     effort: Effort
     folder: Path

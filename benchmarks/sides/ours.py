@@ -56,8 +56,8 @@ def make_batch(rows: dict[str, Tensor], index: Tensor, dtype: torch.dtype) -> Ba
 
 
 def words(ids: Tensor, mask: Tensor) -> str:
-    """A caption as the words of the common language model: `w17 w4`, without [CLS] and [SEP], one word for both."""
-    return " ".join(f"w{token}" for token in ids[mask][1:].tolist()[:-1] or [0])
+    """A caption in the words of the common language model, `w101 w17`: an end mark takes the place of [SEP]."""
+    return " ".join(f"w{token}" for token in ids[mask][:-1].tolist())
 
 
 def make_trainer(stage: nn.Module, bridge: Bridge, compute: Compute) -> Trainer:

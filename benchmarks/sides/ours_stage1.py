@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from benchmarks.side import Side, serve, training_bytes
 from benchmarks.sides.ours import make_batch, make_trainer, read_batches, read_bridge, read_compute
@@ -41,8 +42,6 @@ class OursStage1(Side):
     @torch.no_grad()
     def _start(self, folder: Path) -> dict[str, float]:
         """The losses of two rows without dropout in fp32: of two, each is the only negative of the other."""
-        from safetensors.torch import load_file
-
         batch = make_batch(load_file(folder / "rows.safetensors"), torch.arange(2), torch.float32)
         losses = self.stage.eval()(batch, Step(0, 0, 0.0))
         return {_NAMES[name]: term.mean().item() for name, term in losses}
