@@ -10,9 +10,9 @@ from benchmarks import machine
 from benchmarks.inputs import SCALES
 from benchmarks.pair import Effort
 from benchmarks.row import Case, Row, Setting
-from benchmarks.rows import itm, stage1, stage2
+from benchmarks.rows import caption, epoch, itm, stage1, stage2, time_to_loss
 
-ROWS = {row.name: row for row in (stage1.ROW, stage2.ROW, itm.ROW)}
+ROWS = {row.name: row for row in (stage1.ROW, stage2.ROW, itm.ROW, epoch.ROW, caption.ROW, time_to_loss.ROW)}
 RESULTS = Path(__file__).parent / "results"
 
 

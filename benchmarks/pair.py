@@ -2,10 +2,11 @@
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.child import Child, Program
@@ -25,14 +26,24 @@ class Effort:
     limit: float = 0.03
 
 
-def compare(programs: dict[str, Program], folder: Path, options: dict[str, Any], effort: Effort) -> dict[str, Any]:
-    """Run both sides on the inputs in `folder`; returns every pair, and what they come to."""
+def compare(
+    programs: dict[str, Program],
+    folder: Path,
+    options: dict[str, Any],
+    effort: Effort,
+    *,
+    apart: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Run both sides on the inputs in `folder`; returns every pair, and what they come to.
+
+    `apart` are options of one side alone.
+    """
     with tempfile.TemporaryDirectory() as logs, ExitStack() as stack:
         sides = {
             name: stack.enter_context(Child(program, threads=effort.threads, log=Path(logs) / name))
             for name, program in programs.items()
         }
-        loaded = {name: side.load(folder, options) for name, side in sides.items()}
+        loaded = {name: side.load(folder, {**options, **apart.get(name, {})}) for name, side in sides.items()}
         for _ in range(effort.warmup):
             for side in sides.values():
                 side.ask("step")

@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,26 +57,51 @@ def serve(side: Side) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    imports = _status("VmRSS")
-
-    def answer(content: dict[str, Any]) -> None:
-        answers.write(json.dumps(content) + "\n")
+    memory = Memory()
+    said: dict[str, Any] = {"versions": _versions(), "threads": torch.get_num_threads()}
+    for line in chain([""], sys.stdin):
+        command = json.loads(line) if line else {"do": "ready"}
+        if command["do"] == "quit":
+            break
+        answers.write(json.dumps(said if not line else _answer(side, memory, command)) + "\n")
         answers.flush()
 
-    answer({"imports": imports, "versions": _versions(), "threads": torch.get_num_threads()})
-    for line in sys.stdin:
-        command = json.loads(line)
-        match command["do"]:
-            case "load":
-                answer(side.load(Path(command["folder"]), command["options"]) | {"peak_is_exact": _reset_peak()})
-            case "step":
-                answer(_timed(side))
-            case "probe":
-                answer({"gflops": probe(DTYPES[command["dtype"]])})
-            case "memory":
-                answer({"peak": _status("VmHWM"), "imports": imports, "state": side.state_bytes()})
-            case _:
-                break
+
+class Memory:
+    """Resident memory: after imports, and the highest while the side worked. What a probe takes is not its own."""
+
+    def __init__(self) -> None:
+        self.imports, self.peak, self.exact = _status("VmRSS"), 0, True
+
+    def start(self) -> None:
+        """Forget the highest so far; where the kernel does not let us, reading the inputs counts too."""
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        except OSError:
+            self.exact = False
+
+    def note(self) -> None:
+        """Count what was used since."""
+        self.peak = max(self.peak, _status("VmHWM"))
+
+
+def _answer(side: Side, memory: Memory, command: dict[str, Any]) -> dict[str, Any]:
+    match command["do"]:
+        case "load":
+            answer = side.load(Path(command["folder"]), command["options"])
+            memory.start()
+        case "step":
+            answer = _timed(side)
+            memory.note()
+        case "probe":
+            answer = {"gflops": probe(DTYPES[command["dtype"]])}
+            memory.start()
+        case "memory":
+            answer = {"peak": memory.peak, "imports": memory.imports, "exact": memory.exact}
+            answer["state"] = side.state_bytes()
+        case unknown:
+            raise ValueError(f"there is no command {unknown}")
+    return answer
 
 
 def probe(dtype: torch.dtype) -> float:
@@ -126,12 +152,3 @@ def _status(field: str) -> int:
     with Path("/proc/self/status").open(encoding="ascii") as status:
         line = next(line for line in status if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024
-
-
-def _reset_peak() -> bool:
-    """Forget the highest memory so far; False where the kernel does not let us, and it counts reading the inputs."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
