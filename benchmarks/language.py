@@ -31,7 +31,10 @@ class LanguageScale:
         return Language(self.width, self.feed_forward, self.layers, self.vocabulary)
 
 
-LANGUAGE = {"full": LanguageScale(), "tiny": LanguageScale(width=64, feed_forward=128, layers=2, heads=2, vocabulary=1000)}
+LANGUAGE = {
+    "full": LanguageScale(),
+    "tiny": LanguageScale(width=64, feed_forward=128, layers=2, heads=2, vocabulary=1000),
+}
 
 
 def opt_config(scale: LanguageScale) -> OPTConfig:
@@ -57,9 +60,7 @@ def word_tokenizer(scale: LanguageScale) -> PreTrainedTokenizerFast:
     vocabulary = {f"w{number}": number for number in range(scale.vocabulary) if number not in _MARKS.values()}
     tokenizer = Tokenizer(WordLevel({**vocabulary, **_MARKS}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
 def write_language_model(folder: Path, scale: LanguageScale, *, seed: int = 2) -> Path:

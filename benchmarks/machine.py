@@ -39,7 +39,10 @@ def slug(machine: dict[str, Any]) -> str:
 
 def now() -> dict[str, str]:
     """The commit, marked where files differ from it, and the day."""
-    commit, changed = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", "src", "benchmarks/*.py")
+    commit, changed = (
+        _git("rev-parse", "--short=12", "HEAD"),
+        _git("status", "--porcelain", "--", "src", "benchmarks/*.py"),
+    )
     return {"commit": commit + ("+changes" if changed else ""), "date": datetime.now(UTC).date().isoformat()}
 
 

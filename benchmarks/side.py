@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # an optimizer's first step imports it: code, and counted as such on both sides
+import torch._dynamo  # noqa: F401  # an optimizer's first step imports it: code, and counted as such on both sides
 from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -1,4 +1,4 @@
-"""A whole BLIP-2 with random weights as transformers publishes one: small vision tower, everything else in full size."""
+"""A whole BLIP-2 with random weights as transformers publishes one: with a small vision tower."""
 
 from pathlib import Path
 

@@ -20,9 +20,7 @@ def run(case: Case, setting: Setting) -> dict[str, Any]:
     convert_in(str(folder / "theirs"), folder / "ours", Towers())
     write_pictures(folder / "pictures", pictures, side=case["side"], suffix=".jpg")
     sides = programs("ours_caption", "transformers_caption", environment="transformers")
-    measured = compare(
-        sides, folder, {"dtype": case["dtype"], "tokens": TOKENS, "batch": BATCH}, setting.effort
-    )
+    measured = compare(sides, folder, {"dtype": case["dtype"], "tokens": TOKENS, "batch": BATCH}, setting.effort)
     said = {side: measured["pairs"][-1][side]["captions"] for side in (OURS, PEER)}
     same = sum(said[OURS].get(name) == text for name, text in said[PEER].items())
     for pair in measured["pairs"]:

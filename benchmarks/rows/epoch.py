@@ -21,17 +21,13 @@ def run(case: Case, setting: Setting) -> dict[str, Any]:
     """Fill a store, then take an epoch from it and one from memory in turn."""
     scale, folder = setting.scale, setting.folder
     write_weights(folder, scale.bridge, lavis(None))
-    pictures = write_pictures(
-        folder / "pictures", BATCH * BATCHES, side=SIZE, suffix=".png", captions=FIXED_LENGTH - 2
-    )
+    pictures = write_pictures(folder / "pictures", BATCH * BATCHES, side=SIZE, suffix=".png", captions=FIXED_LENGTH - 2)
     encoder = ColourEncoder(scale.patches, scale.bridge.vision_width)
     files = [path for path in files_below(pictures) if path.suffix == ".png"]
     extract(files, encoder, folder=folder / "store", views=Views(dtype=_NAMES[case["dtype"]]))
     sides = programs("ours_epoch", "ours_epoch")
     options = {"batch": BATCH, "patches": scale.patches, "workers": case["workers"], "dtype": case["dtype"]}
-    measured = compare(
-        sides, folder, options, setting.effort, apart={OURS: {"memory": False}, PEER: {"memory": True}}
-    )
+    measured = compare(sides, folder, options, setting.effort, apart={OURS: {"memory": False}, PEER: {"memory": True}})
     ratio = measured[f"{OURS}_seconds"]["median"] / measured[f"{PEER}_seconds"]["median"]
     return {**measured, "store_over_memory": ratio}
 

@@ -47,7 +47,7 @@ def run(case: Case, setting: Setting) -> dict[str, Any]:
         "reached": smoothed([step["loss"] for step in ours]) <= goal,
         "steps": {OURS: len(ours), PEER: len(theirs)},
         "seconds": seconds,
-        "times_as_fast": {key: seconds[PEER] / seconds[OURS] for key in ("median", "min", "max")},
+        "times_as_fast": dict.fromkeys(("median", "min", "max"), seconds[PEER] / seconds[OURS]),
         "clean": sum(step["others"] <= setting.effort.limit for step in [*ours, *theirs]),
         "counted": len(ours) + len(theirs),
         "pairs": {OURS: ours, PEER: theirs},

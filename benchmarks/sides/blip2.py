@@ -44,9 +44,7 @@ def config_of(sizes: dict[str, Any], **more: Any) -> Blip2Config:
     vision = Blip2VisionConfig(
         hidden_size=sizes["vision_width"], num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     )
-    return Blip2Config(
-        vision_config=vision, qformer_config=qformer, num_query_tokens=sizes["queries"], **more
-    )
+    return Blip2Config(vision_config=vision, qformer_config=qformer, num_query_tokens=sizes["queries"], **more)
 
 
 def fill(model: nn.Module, folder: Path, names: dict[str, str], more: dict[str, Tensor] | None = None) -> None:

@@ -68,9 +68,7 @@ class TransformersStage2(Side):
         seen = torch.cat([torch.ones_like(images), mask.long()], dim=1)
         labels = torch.cat([torch.full_like(images, -100), ids.masked_fill(~mask, -100)], dim=1)
         sequence = torch.cat([images, ids], dim=1)
-        return {
-            "pixel_values": rows["patches"][index], "input_ids": sequence, "attention_mask": seen, "labels": labels
-        }
+        return {"pixel_values": rows["patches"][index], "input_ids": sequence, "attention_mask": seen, "labels": labels}
 
 
 if __name__ == "__main__":
