@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from benchmarks import machine
 from benchmarks.inputs import SCALES
 from benchmarks.pair import Effort
@@ -19,6 +21,8 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     """Run what the command line names."""
     given = _arguments()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     here = machine.describe()
     rows = [ROWS[name] for name in given.only.split(",")] if given.only else list(ROWS.values())
     for row in rows:

@@ -27,7 +27,7 @@ class Child:
 
     def __init__(self, program: Program, *, threads: int, log: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        environment |= {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
         if not program.ours:
             environment.pop("PYTHONPATH", None)
         self.name, self._log, self._errors = program.module, log, log.open("w", encoding="utf-8")

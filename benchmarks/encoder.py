@@ -1,4 +1,4 @@
-"""An image encoder that costs nothing: it says the same of every picture's colour, in as many tokens as are asked for."""
+"""An image encoder that costs nothing: a picture's mean colour, in as many tokens as are asked for."""
 
 import torch
 from torch import Tensor, nn

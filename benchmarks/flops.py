@@ -82,7 +82,7 @@ def minimal_stage1(lengths: Sequence[int], shape: Shape = Shape()) -> float:
     mean = sum(lengths) / batch
     below, memory = shape.layers - 1, shape.image_memory(batch)
     image = shape.trunk(batch, q, q) + memory + shape.cross(batch)
-    forward = image + shape.heads(batch, pooled=True)
+    forward: float = image + shape.heads(batch, pooled=True)
     for length in lengths:
         forward += shape.trunk(1, length, length, below)
         forward += length * 4 * d * d + 4 * d * d + 4 * d * f + 4 * length * d
