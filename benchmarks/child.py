@@ -42,11 +42,6 @@ class Child:
         )
         self.ready = self._answer()
 
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return self._process.pid
-
     def ask(self, command: str, **more: Any) -> dict[str, Any]:
         """Give a command and wait for the answer; raises `RuntimeError` with the end of its log where it died."""
         assert self._process.stdin is not None

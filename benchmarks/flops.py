@@ -87,8 +87,8 @@ def minimal_stage1(lengths: Sequence[int], shape: Shape = Shape()) -> float:
         forward += shape.trunk(1, length, length, below)
         forward += length * 4 * d * d + 4 * d * d + 4 * d * f + 4 * length * d
         forward += _generation(shape, length - 1)
-    for length in (*lengths, *lengths, *([mean] * batch)):
-        joint = q + length
+    for seen in (*lengths, *lengths, *([mean] * batch)):
+        joint = q + seen
         forward += shape.trunk(1, joint, joint, below)
         forward += joint * 4 * d * d + q * (4 * d * d + 4 * d * f + 4 * joint * d)
     forward += shape.cross(3 * batch)

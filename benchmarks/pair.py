@@ -1,5 +1,6 @@
 """Both sides in turn: one step here, one step there, the machine's rate after each pair, until enough were clean."""
 
+import os
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -85,7 +86,7 @@ def _pairs(sides: dict[str, Child], dtype: str, effort: Effort) -> list[dict[str
     while sum(pair["clean"] for pair in pairs) < effort.pairs and len(pairs) < effort.pairs * effort.patience:
         pair: dict[str, Any] = {}
         for name, side in sides.items():
-            watch = Watch([each.pid for each in sides.values()])
+            watch = Watch([os.getpid()])  # the sides are processes of this one
             pair[name] = side.ask("step")
             pair[name]["others"] = watch.others()
         pair["probe_gflops"] = sides[OURS].ask("probe", dtype=dtype)["gflops"]

@@ -14,10 +14,10 @@ _COUNTED = 8  # the columns after it, guests, are counted in the first two
 
 
 class Watch:
-    """Begin to watch; `others` says what share of all cores others have used since."""
+    """Begin to watch; `others` says what share of all cores others than the processes `own` have used since."""
 
     def __init__(self, own: Sequence[int]) -> None:
-        self._own = [os.getpid(), *own]
+        self._own = own
         self._begun, self._busy, self._used = time.monotonic(), _busy(), self._by_own()
 
     def others(self) -> float:
@@ -38,6 +38,10 @@ def _busy() -> float:
 
 
 def _used_by(process: int) -> float:
-    """Seconds that a process has worked, all its threads."""
-    after_name = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) * _TICK
+    """Seconds that a process has worked, its threads and its own processes with it, those that ended too."""
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        children = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii").split()
+    except FileNotFoundError:  # it ended just now
+        return 0.0
+    return sum(int(column) for column in after_name[11:15]) * _TICK + sum(_used_by(int(child)) for child in children)

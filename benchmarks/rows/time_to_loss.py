@@ -1,5 +1,6 @@
 """How long until LAVIS's loss: it takes its steps first, then we go until our loss, smoothed alike, is as low."""
 
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ def _until(side: Child, enough: Callable[[Sequence[float]], bool]) -> list[dict[
     """Take steps until it is enough; each with its loss and what others used of the cores."""
     taken: list[dict[str, Any]] = []
     while not enough([step["loss"] for step in taken]):
-        watch = Watch([side.pid])
+        watch = Watch([os.getpid()])  # the side is a process of this one
         step = side.ask("step")
         taken.append({**step, "others": watch.others(), "loss": sum(step["losses"].values())})
     print(f"    {side.name}: {len(taken)} steps, loss {smoothed([step['loss'] for step in taken]):.4f}", flush=True)

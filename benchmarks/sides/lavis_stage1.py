@@ -31,7 +31,7 @@ def _enter_bare() -> None:
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__path__ = [place]
     # the registry asks the package itself for it
-    sys.modules["lavis.models"].BaseModel = importlib.import_module("lavis.models.base_model").BaseModel
+    vars(sys.modules["lavis.models"])["BaseModel"] = importlib.import_module("lavis.models.base_model").BaseModel
 
 
 _enter_bare()
@@ -83,7 +83,7 @@ class LavisStage1(Side):
         self.autocast, self.model = options["dtype"] == "bf16", build(about["sizes"])
         fill(self.model, load_file(folder / "weights.safetensors"), about["names"])
         rows = load_file(folder / "rows.safetensors")
-        self.samples = [sample(rows, index) for index in torch.arange(len(rows["ids"])).split(options["batch"])]
+        self.samples = [sample(rows, index) for index in torch.split(torch.arange(len(rows["ids"])), options["batch"])]
         start = self._start(sample(rows, torch.arange(2)))
         self.optimizer, self.done = optimizer_of(self.model), 0
         self.model.train()

@@ -41,7 +41,7 @@ def read_batches(folder: Path, options: dict[str, Any], compute: Compute) -> lis
 
 def split(rows: int, batch: int) -> list[Tensor]:
     """The rows of each batch."""
-    return list(torch.arange(rows).split(batch))
+    return list(torch.split(torch.arange(rows), batch))
 
 
 def make_batch(rows: dict[str, Tensor], index: Tensor, dtype: torch.dtype) -> Batch:

@@ -1,9 +1,12 @@
 """Our way to caption a folder: what `isthmus caption FOLDER --output FILE` runs, the model loaded before."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from benchmarks.side import Side, serve
 from isthmus import Predictor
@@ -31,10 +34,13 @@ class OursCaption(Side):
             caption_pictures(
                 find_pictures([self.folder / "pictures"]).pictures,
                 place,
-                lambda opened: self.predictor.caption(opened, batch_size=self.batch, **self.decoding),
+                self._caption,
                 batch_size=self.batch,
                 progress=lambda done, total: None,
             )
+
+    def _caption(self, opened: Iterator[Image.Image]) -> list[str]:
+        return list(self.predictor.caption(opened, batch_size=self.batch, **self.decoding))
 
     def outcome(self) -> dict[str, Any]:
         rows = [json.loads(line) for line in self.place.read_text(encoding="utf-8").splitlines()]

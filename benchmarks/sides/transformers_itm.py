@@ -31,9 +31,9 @@ class TransformersItm(Side):
     def step(self) -> None:
         found = []
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocast):
-            for ids, mask in zip(self.ids.split(self.at_once), self.mask.split(self.at_once), strict=True):
-                patches = self.patches.expand(len(ids), -1, -1)
-                given = {"pixel_values": patches, "input_ids": ids, "attention_mask": mask}
+            for rows in torch.split(torch.arange(len(self.ids)), self.at_once):
+                patches = self.patches.expand(len(rows), -1, -1)
+                given = {"pixel_values": patches, "input_ids": self.ids[rows], "attention_mask": self.mask[rows]}
                 found.append(self.model(**given, use_image_text_matching_head=True).logits_per_image)
         self.logits = torch.cat(found)
 

@@ -34,7 +34,9 @@ class TransformersStage2(Side):
         fill(self.model, folder, about["names"], {f"language_model.{name}": value for name, value in llm.items()})
         self.model.language_model.requires_grad_(False)
         rows = normalised(folder, about["sizes"])
-        self.batches = [self._batch(rows, index) for index in torch.arange(len(rows["ids"])).split(options["batch"])]
+        self.batches = [
+            self._batch(rows, index) for index in torch.split(torch.arange(len(rows["ids"])), options["batch"])
+        ]
         with torch.no_grad():
             start = self.model.eval()(**self._batch(rows, torch.arange(2))).loss.item()
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
