@@ -7,6 +7,8 @@
 #   make check                 style, types, import contracts, sizes
 #   make e2e                   both stages and every command through the command line, on tiny models
 #   make full-size             a Q-Former of BLIP-2's own size against transformers; prints how far apart they are
+#   make bench                 times and memory beside LAVIS and transformers, see docs/performance.md; ONLY=ROW for one
+#   make bench-report          the tables and the plot of docs/performance.md from benchmarks/results
 #   make browser               the quickstart's page in Debian's chromium, which must be installed
 #   make clean                 remove the environment and all caches; keeps runs/
 
@@ -15,12 +17,13 @@ VENV ?= .venv
 WORKERS ?= 2
 BUDGET ?= 15m
 ARGS ?=
+ONLY ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check e2e full-size browser clean
+.PHONY: help install quickstart test check e2e full-size browser bench bench-report clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -53,13 +56,20 @@ full-size: $(STAMP)
 browser: $(STAMP)
 	$(BIN)/pytest -m browser $(ARGS)
 
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(ONLY) $(ARGS)
+
+bench-report: $(STAMP)
+	$(BIN)/python -m benchmarks.report
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/sizes.py
+	$(BIN)/python tools/sizes.py benchmarks
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
-	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) benchmarks/.venvs build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,8 +26,9 @@ def function(name: str, lines: int) -> str:
 
 
 def test_sizes_of_the_package_are_kept() -> None:
-    done = sizes(ROOT / "src/isthmus")
-    assert done.returncode == 0, done.stdout
+    for folder in ("src/isthmus", "benchmarks"):
+        done = sizes(ROOT / folder)
+        assert done.returncode == 0, done.stdout
 
 
 def test_texts_are_utf_8_whatever_the_system_s_own_encoding_is() -> None:
@@ -55,6 +56,13 @@ def test_sizes_names_what_is_too_large(tmp_path: Path) -> None:
 def test_sizes_does_not_count_docstrings(tmp_path: Path) -> None:
     body = '    """One.\n\n    Two.\n    """\n' + "    pass\n" * 39
     (tmp_path / "documented.py").write_text(f"def documented():\n{body}")
+    assert sizes(tmp_path).returncode == 0
+
+
+def test_sizes_passes_over_environments(tmp_path: Path) -> None:
+    (tmp_path / "fits.py").write_text("x = 1\n")
+    (tmp_path / ".venvs/a").mkdir(parents=True)
+    (tmp_path / ".venvs/a/foreign.py").write_text("x = 1\n" * 251)
     assert sizes(tmp_path).returncode == 0
 
 

@@ -17,11 +17,17 @@ FILE_LINES, FUNCTION_LINES, LEVELS = 250, 40, 2
 
 def complaints(root: Path) -> Iterator[str]:
     """Say what is too large under a package's folder; `root` itself is level one."""
-    for path in sorted(root.rglob("*.py")):
+    for path in _files(root):
         levels = len(path.relative_to(root).parts)
         if levels > LEVELS:
             yield f"{path}: lies {levels} packages deep, at most {LEVELS} are allowed"
         yield from _complaints_of_file(path)
+
+
+def _files(root: Path) -> list[Path]:
+    """Python files of a folder, but for what lies in hidden folders, as environments do."""
+    inside = ((path.relative_to(root), path) for path in root.rglob("*.py"))
+    return sorted(path for relative, path in inside if not any(part.startswith(".") for part in relative.parts))
 
 
 def _complaints_of_file(path: Path) -> Iterator[str]:
@@ -45,7 +51,7 @@ def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def main() -> int:
     """Check the folder given on the command line."""
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "src/isthmus")
-    if not any(root.rglob("*.py")):
+    if not _files(root):
         print(f"{root}: no Python file found", file=sys.stderr)
         return 2
     found = list(complaints(root))

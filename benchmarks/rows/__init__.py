@@ -1,0 +1,1 @@
+"""The comparisons: what is given to both sides, and what is made of what they answer."""
