@@ -204,8 +204,8 @@ def test_pictures_prepared_ahead_give_what_pictures_give(both, pictures):
     foreign = replace(ready[0], by=replace(ready[0].by, crop_share=0.5))
     with pytest.raises(ConfigError, match="prepared for another image encoder; prepare it with this predictor"):
         both.caption([ready[1], foreign])
-    with pytest.raises(DataError, match="the picture is list and no picture"):
-        both.prepare(pictures)
+    with pytest.raises(DataError, match=r"the picture is ndarray of shape .* and no picture"):
+        both.prepare(np.zeros((2, 8, 8, 3), dtype=np.uint8))
 
 
 def test_a_match_of_many_pairs_makes_each_memory_and_each_text_of_itc_once(both, pictures, monkeypatch):
