@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +191,34 @@ def test_encode_once_ask_many(both, pictures, monkeypatch):
     assert both.caption(encoded[1:3]) == expected[1][1:3]
     with pytest.raises(DataError, match="no picture in what was encoded"):
         both.caption(encoded[:0])
+
+
+def test_pictures_prepared_ahead_give_what_pictures_give(both, pictures):
+    ready = [both.prepare(picture) for picture in pictures]
+    assert both.caption(ready) == both.caption(pictures)
+    assert both.caption(ready[0]) == both.caption(pictures[0])
+    assert torch.equal(both.embed(images=iter(ready)), both.embed(images=pictures))
+    assert torch.equal(both.encode(both.prepare(ready[1])).patches, both.encode(pictures[1]).patches)
+    mixed = [both.encode(pictures[2]), ready[0], pictures[1]]
+    assert both.caption(mixed) == both.caption([pictures[2], *pictures[:2]])
+    foreign = replace(ready[0], by=replace(ready[0].by, crop_share=0.5))
+    with pytest.raises(ConfigError, match="prepared for another image encoder; prepare it with this predictor"):
+        both.caption([ready[1], foreign])
+    with pytest.raises(DataError, match=r"the picture is ndarray of shape .* and no picture"):
+        both.prepare(np.zeros((2, 8, 8, 3), dtype=np.uint8))
+
+
+def test_a_match_of_many_pairs_makes_each_memory_and_each_text_of_itc_once(both, pictures, monkeypatch):
+    qformer = both._pretrained.bridges[1].bridge.qformer
+    encode_text, project = qformer.encode_text, qformer.memory.project
+    images, texts = [], []
+    monkeypatch.setattr(qformer.memory, "project", lambda patches: images.append(len(patches)) or project(patches))
+    monkeypatch.setattr(qformer, "encode_text", lambda text: texts.append(len(text.ids)) or encode_text(text))
+    both.match(pictures[0], TEXTS, batch_size=2)
+    assert (images, texts) == ([1], [2, 2]), "one picture, many texts"
+    images.clear(), texts.clear()
+    both.match(pictures, TEXTS[0], batch_size=2)
+    assert (images, texts) == ([2, 2, 1], [1]), "many pictures, one text"
 
 
 def test_a_list_may_hold_encoded_pictures(both, pictures):

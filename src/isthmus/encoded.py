@@ -68,7 +68,9 @@ class Encoded:
 
     def memory(self, bridge: Bridge) -> Memory:
         """What questions are answered from: the pictures' keys and values, computed at the first call."""
-        known = self._memory.get(bridge)
+        read, known = self._read.get(bridge), self._memory.get(bridge)
+        if read is not None:
+            return read.memory
         if known is None:
             known = bridge.qformer.memory.project(self.patches.to(bridge.qformer.queries.device))
             self._memory[bridge] = known

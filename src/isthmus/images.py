@@ -8,16 +8,19 @@
 | tensor (H W), (1 H W), (3 H W), (4 H W) | channels first: greyscale, RGB, RGB with alpha |
 | array or tensor with one axis more in front | several pictures |
 | list, tuple, or anything else that can be gone through | several pictures |
+| `Prepared` | what `Predictor.prepare` made of one picture |
 | `Encoded` | what `Predictor.encode` made of one or several; of one, it may stand in a list |
 
 Pixels are uint8, or floating point in [0, 1]. All else is refused, with its shape or its range.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -25,8 +28,18 @@ from torch import Tensor
 from isthmus.data.image import as_rgb, open_image
 from isthmus.encoded import Encoded
 from isthmus.errors import ConfigError, DataError
+from isthmus.vision.encoder import Preprocessing
 
-OneImage = str | Path | Image.Image | NDArray[Any] | Tensor
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One picture as an image encoder reads it, and the preprocessing that made it so: pictures are prepared ahead."""
+
+    pixels: Float[Tensor, "3 S S"]
+    by: Preprocessing
+
+
+OneImage = str | Path | Image.Image | NDArray[Any] | Tensor | Prepared
 Images = OneImage | Iterable[OneImage | Encoded] | Encoded
 
 _KINDS = "paths, PIL images, arrays or tensors"
@@ -37,21 +50,30 @@ def is_one(images: Any) -> bool:
     """True for one picture; False for several (a list of one included) and for what is none."""
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < 4
-    return images.single if isinstance(images, Encoded) else isinstance(images, str | Path | Image.Image)
+    return images.single if isinstance(images, Encoded) else isinstance(images, str | Path | Image.Image | Prepared)
 
 
-def as_pictures(images: Any) -> Iterator[Image.Image]:
-    """Give the pictures one by one, upright RGB; raises `DataError` naming the first that is none."""
+def as_pictures(images: Any) -> Iterator[Image.Image | Prepared]:
+    """Give the pictures one by one, upright RGB or prepared; raises `DataError` naming the first that is none."""
     if is_one(images):
-        yield as_picture(images, "the picture")
+        yield images if isinstance(images, Prepared) else as_picture(images, "the picture")
         return
     if isinstance(images, Mapping | bytes) or not isinstance(images, Iterable):
         raise DataError(f"{_kind(images)} is no picture; give {_KINDS}, one or a list")
     number = -1
     for number, image in enumerate(images):
-        yield as_picture(image, f"picture {number}")
+        yield image if isinstance(image, Prepared) else as_picture(image, f"picture {number}")
     if number < 0:
         raise DataError(f"there is no picture in what was given; give {_KINDS}, one or a list")
+
+
+def prepared(picture: Image.Image | Prepared, by: Preprocessing) -> Prepared:
+    """Bring an RGB picture into an encoder's form; raises `ConfigError` for one that has another encoder's already."""
+    if not isinstance(picture, Prepared):
+        return Prepared(by.centre(picture), by)
+    if picture.by != by:
+        raise ConfigError("this picture was prepared for another image encoder; prepare it with this predictor")
+    return picture
 
 
 def with_encoded(images: Any, encode: Callable[[Any], Encoded]) -> Any:
@@ -62,7 +84,9 @@ def with_encoded(images: Any, encode: Callable[[Any], Encoded]) -> Any:
     if not isinstance(images, list | tuple) or not any(isinstance(image, Encoded) for image in images):
         return images
     parts = [
-        encode(image if isinstance(image, Encoded) and image.single else as_picture(image, f"picture {number}"))
+        encode(
+            image if isinstance(image, Encoded | Prepared) and is_one(image) else as_picture(image, f"picture {number}")
+        )
         for number, image in enumerate(images)
     ]
     return Encoded.join(parts, single=False)

@@ -26,7 +26,7 @@ from isthmus.build.pretrained import LoadedBridge, Pretrained, Wishes, load_pret
 from isthmus.data.text import normalise
 from isthmus.encoded import Encoded, Matches, Texts, check_batch_size, read_texts, text_embeddings
 from isthmus.errors import ConfigError, DataError
-from isthmus.images import Images, as_pictures, for_each, is_one, with_encoded
+from isthmus.images import Images, OneImage, Prepared, as_picture, as_pictures, for_each, is_one, prepared, with_encoded
 from isthmus.language.llm import Decoding, DecodingOptions, FrozenLLM
 from isthmus.models.bridge import Bridge
 from isthmus.models.generate import Questions, answer_by_llm, caption_by_qformer
@@ -77,6 +77,11 @@ class Predictor(Saving):
     def dtype(self) -> torch.dtype:
         """The precision of towers and computations; bridges keep fp32 weights."""
         return self._pretrained.compute.dtype
+
+    def prepare(self, image: OneImage) -> Prepared:
+        """Read one picture into the encoder's form, ahead of a call or in threads; `DataError` for what is none."""
+        picture = image if isinstance(image, Prepared) else as_picture(image, "the picture")
+        return prepared(picture, self._pretrained.encoder.preprocessing)
 
     def encode(self, images: Images, *, batch_size: int = 32) -> Encoded:
         """Turn pictures into patches, once: what comes back can stand for them in every other call."""
@@ -198,7 +203,7 @@ class Predictor(Saving):
             yield from self._own(images).split(size)
             return
         encoder, pictures = self._pretrained.encoder, as_pictures(images)
-        while views := [encoder.preprocessing.centre(picture) for picture in islice(pictures, size)]:
+        while views := [prepared(picture, encoder.preprocessing).pixels for picture in islice(pictures, size)]:
             with self._computing():
                 patches = encoder(torch.stack(views).to(self.device))
             yield Encoded(patches, is_one(images), self._pretrained.encoder_identity)

@@ -144,16 +144,22 @@ def test_autocast_does_not_reach_it():
         assert torch.equal(tower.loss(soft, target).sum, outside)
 
 
+NEVER = spelled("never")
+
+
 def scripted(monkeypatch, tower, texts):
-    """Make greedy search write `texts[row]`, whatever the weights: only the head's choice is replaced."""
+    """Make greedy search write `texts[row]`, whatever the weights: only the head's choice is replaced.
+
+    A row leaves the batch with the token before its "never"."""
     tower._prefix(1)  # computed before the script begins
     forward, written = tower.model.forward, [0]
+    ends = [len(text) - len(NEVER) if text[-len(NEVER) :] == NEVER else len(text) for text in texts]
 
     def spell(*arguments, **options):
         output = forward(*arguments, **options)
         output.logits = torch.full_like(output.logits[:, -1:], -1.0)
-        for row, text in enumerate(texts):
-            output.logits[row, 0, text[min(written[0], len(text) - 1)]] = 1.0
+        for row, text in enumerate(text for text, end in zip(texts, ends, strict=True) if written[0] < end):
+            output.logits[row, 0, text[written[0]]] = 1.0
         written[0] += 1
         return output
 
@@ -165,7 +171,7 @@ def scripted(monkeypatch, tower, texts):
 def test_generation_stops_at_the_end_mark_or_the_end_of_sequence(monkeypatch, end):
     mark = spelled(end) if end else [2]
     tower = llm(prompt=Prompt(before="see:", end=end))
-    texts = [[*spelled(" red cat"), *mark, *spelled("never")], [*spelled(" dog"), 2, *spelled("never")]]
+    texts = [[*spelled(" red cat"), *mark, *NEVER], [*spelled(" dog"), 2, *NEVER]]
     found = scripted(monkeypatch, tower, texts).generate(soft_prompt(tower, 2), Decoding(max_new_tokens=12))
     assert found == ["red cat", "dog"]
 

@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import threading
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -46,7 +49,10 @@ class Captioner:
 
 def run(place, pictures, captioner=None, batch_size=2, progress=lambda done, total: None):
     with place:
-        return caption_pictures(pictures, place, captioner or Captioner(), batch_size=batch_size, progress=progress)
+        captioner = captioner or Captioner()
+        return caption_pictures(
+            pictures, place, captioner, prepare=lambda picture: picture, batch_size=batch_size, progress=progress
+        )
 
 
 def lines(path):
@@ -100,6 +106,44 @@ def test_json_lines_in_batches_written_as_they_come(folder, tmp_path):
     assert json.loads(path.read_text().splitlines()[0]) == {"file_name": "A.PNG", "text": "width 2"}
     assert captioner.batches == [2, 1] and seen == [None, ALL[:2]]
     assert (outcome.written, outcome.done_before, outcome.empty, outcome.broken) == (3, 0, 0, ())
+
+
+class Ready:
+    """A prepared picture whose life can be watched."""
+
+    def __init__(self, picture):
+        self.width = picture.width
+
+
+def test_a_batch_is_read_while_the_one_before_is_captioned_and_no_more_than_that(tmp_path, monkeypatch):
+    paths = [paint(tmp_path / f"{number:02}.png", number + 1) for number in range(11)]
+    pictures = find_pictures([tmp_path]).pictures
+    here, alive, read, ahead, held = threading.get_ident(), weakref.WeakSet(), [], [], []
+
+    def prepare(picture):
+        ready = Ready(picture)
+        alive.add(ready)
+        read.append((picture.width, threading.get_ident()))
+        return ready
+
+    def captioner(ready):
+        said = [f"width {one.width}" for one in ready]
+        wanted = min(len(paths), sum(ahead_of := [len(said), *map(len, written)]) + 3)
+        deadline = time.monotonic() + 30
+        while len(read) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        ahead.append(len(read) - sum(ahead_of))
+        held.append(len(alive))
+        return said
+
+    written = []
+    place = CaptionFile(tmp_path / "captions.jsonl", "skip")
+    monkeypatch.setattr(place, "write", lambda rows: written.append(rows))
+    caption_pictures(pictures, place, captioner, prepare=prepare, batch_size=3, progress=lambda done, total: None)
+    assert [text for rows in written for _, text in rows] == [f"width {number + 1}" for number in range(11)]
+    assert ahead == [3, 3, 2, 0], "the next batch, while this one is captioned"
+    assert max(held) <= 3 + 2, "the next batch, and the first and last of this one, which loops still hold"
+    assert read[0] == (1, here) and all(thread != here for _, thread in read[1:])
 
 
 def test_progress_counts_what_was_done_before(folder, tmp_path):

@@ -14,9 +14,18 @@ from isthmus.build.folders import check_need, check_towers, check_wanted_llm, ne
 from isthmus.cli.inputs import Loading, broken_json, enough_memory, print_json, say, tell_broken
 from isthmus.data.text import normalise
 from isthmus.errors import ConfigError
+from isthmus.images import Prepared
 from isthmus.language.llm import Decoding
 from isthmus.predictor import Predictor
-from isthmus.tasks.folder import Found, Outcome, Picture, PictureCaptioner, caption_pictures, find_pictures
+from isthmus.tasks.folder import (
+    Found,
+    Outcome,
+    Picture,
+    PictureCaptioner,
+    Prepare,
+    caption_pictures,
+    find_pictures,
+)
 from isthmus.tasks.output import CaptionFile, Existing, SideCars
 from isthmus.train.tracking import StoreProgress
 
@@ -105,10 +114,12 @@ def run_caption(images: Sequence[Path], loading: Loading, asked: Asked, target: 
         return 0
     titled: AbstractContextManager[Any] = nullcontext() if isinstance(place, Printed) else StoreProgress("captions")
     with place, titled as progress, enough_memory("a smaller --batch-size", "--device cpu"):
+        prepare, captioner = _calls(loading, asked)
         outcome = caption_pictures(
             found.pictures,
             place,
-            _captioner(loading, asked),
+            captioner,
+            prepare=prepare,
             batch_size=asked.batch_size,
             progress=progress or (lambda done, total: None),
         )
@@ -124,8 +135,8 @@ def _look_at_model(loading: Loading, asked: Asked) -> None:
     check_towers(found[need.stage], loading.moved)
 
 
-def _captioner(loading: Loading, asked: Asked) -> PictureCaptioner:
-    """The call that captions; the model is loaded when the first picture is there, so never for nothing."""
+def _calls(loading: Loading, asked: Asked) -> tuple[Prepare[Prepared], PictureCaptioner[Prepared]]:
+    """The calls that prepare and caption; the model is loaded for the first picture that is there, not for nothing."""
 
     @cache
     def load() -> Predictor:
@@ -133,11 +144,14 @@ def _captioner(loading: Loading, asked: Asked) -> PictureCaptioner:
 
     decoding: dict[str, Any] = asdict(asked.decoding)
 
-    def captions(opened: Iterator[Image.Image]) -> list[str]:
-        said = load().caption(opened, asked.prompt, by=asked.by, batch_size=asked.batch_size, **decoding)
+    def prepare(picture: Image.Image) -> Prepared:
+        return load().prepare(picture)
+
+    def captions(ready: Iterator[Prepared]) -> list[str]:
+        said = load().caption(ready, asked.prompt, by=asked.by, batch_size=asked.batch_size, **decoding)
         return [f"{asked.prefix}{caption}{asked.suffix}" for caption in said]
 
-    return captions
+    return prepare, captions
 
 
 def _plan(found: Found, place: CaptionFile | SideCars | Printed, others: int, *, as_json: bool) -> None:

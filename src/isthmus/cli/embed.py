@@ -57,7 +57,7 @@ def _embed_pictures(predictor: Predictor, found: Found, output: EmbeddingFile, b
         return broken
     done, total = 0, len(found.pictures)
     with StoreProgress("embeddings") as progress:
-        for batch, opened in in_batches(found.pictures, batch_size=batch_size, broken=broken):
+        for batch, opened in in_batches(found.pictures, predictor.prepare, batch_size=batch_size, broken=broken):
             rows = predictor.embed(images=opened, batch_size=batch_size)
             output.add("images", [picture.name for picture in batch], rows)
             done += len(batch)

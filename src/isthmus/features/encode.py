@@ -14,6 +14,7 @@ from isthmus.data.image import open_image
 from isthmus.data.loader import Workers, crop_draws
 from isthmus.errors import DataError, StoreError
 from isthmus.features.key import Sizes, Views
+from isthmus.features.pace import Pace
 from isthmus.records import PictureBytes
 from isthmus.vision.encoder import Encoder, Preprocessing
 
@@ -40,10 +41,13 @@ Report = Callable[[Sequence[str], Sequence[tuple[str, DataError]]], object]
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Views of those of some consecutive pictures that can be read, by their indices, and what the others raised."""
+    """Views of those of some consecutive pictures that can be read, by their indices, and what the others raised.
+
+    The views are put together by the worker, so that they cross over to this process as one tensor.
+    """
 
     good: list[int]
-    views: list[Float[Tensor, "K 3 S S"]]
+    views: Float[Tensor, "rows 3 S S"] | None
     bad: list[tuple[int, DataError]]
 
     def __len__(self) -> int:
@@ -64,14 +68,14 @@ def encoded_shards(
     *,
     keep: tuple[Views, Sizes],
     work: Work,
-    report: Report,
+    watch: tuple[Report, Pace],
 ) -> Iterator[tuple[tuple[str, ...], Float[Tensor, "rows K P V"]]]:
-    """Yield (hashes, patches) for each shard; workers decode ahead across shards.
+    """Yield (hashes, patches) for each shard; workers decode ahead across shards, two batches each.
 
-    What cannot be read is left out, if `report` bears it. Raises StoreError for patches that are not finite in the
-    store's dtype.
+    `watch` is told of pictures, and counts them and the encoder's seconds. What cannot be read is left out, if the
+    report bears it. Raises StoreError for patches that are not finite in the store's dtype.
     """
-    views, sizes = keep
+    (views, sizes), (report, pace) = keep, watch
     rows = max(1, work.shard_bytes // sizes.row_bytes(views))
     shards = [range(first, min(first + rows, len(pictures))) for first in range(0, len(pictures), rows)]
     stream = _decoded(pictures, encoder.preprocessing, views, (shards, work))
@@ -82,17 +86,26 @@ def encoded_shards(
         while met < len(shard):
             decoded = next(stream)
             met += len(decoded)
-            if decoded.good:
-                parts = torch.split(torch.stack(decoded.views).flatten(0, 1), work.batch)
-                encoded = torch.cat([encode(encoder, part) for part in parts])
-                last = len(good) + len(decoded.good)
-                patches[len(good) : last] = encoded.reshape(len(decoded.good), *patches.shape[1:])
+            if decoded.views is not None:
+                place = patches[len(good) : len(good) + len(decoded.good)].flatten(0, 1)  # a view of the shard
+                _encode_into(place, decoded.views, encoder, (work.batch, pace))
                 good.extend(pictures[index] for index in decoded.good)
+                pace.pictures += len(decoded.good)
             encodable = [pictures[index][0] for index in decoded.good]
             report(encodable, [(pictures[index][0], error) for index, error in decoded.bad])
         _check_finite(patches[: len(good)], good)
         if good:
             yield tuple(image for image, _ in good), patches[: len(good)]
+
+
+def _encode_into(
+    place: Float[Tensor, "rows P V"], pixels: Float[Tensor, "rows 3 S S"], encoder: Encoder, how: tuple[int, Pace]
+) -> None:
+    """Encode views in batches, each straight to its rows in the store's dtype."""
+    batch, pace = how
+    for rows, part in zip(torch.split(place, batch), torch.split(pixels, batch), strict=True):
+        with pace.encoding():
+            rows.copy_(encode(encoder, part))
 
 
 def _check_finite(patches: Float[Tensor, "rows K P V"], pictures: Sequence[Picture]) -> None:
@@ -147,11 +160,6 @@ class _PictureViews(Dataset[tuple[int, Tensor | DataError]]):
 
 
 def _gather(pictures: Sequence[tuple[int, Tensor | DataError]]) -> _Decoded:
-    decoded = _Decoded([], [], [])
-    for index, views in pictures:
-        if isinstance(views, DataError):
-            decoded.bad.append((index, views))
-        else:
-            decoded.good.append(index)
-            decoded.views.append(views)
-    return decoded
+    good = [(index, views) for index, views in pictures if isinstance(views, Tensor)]
+    bad = [(index, problem) for index, problem in pictures if isinstance(problem, DataError)]
+    return _Decoded([index for index, _ in good], torch.cat([views for _, views in good]) if good else None, bad)

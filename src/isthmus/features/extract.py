@@ -22,6 +22,7 @@ from isthmus.data.screen import why_unreadable
 from isthmus.errors import DataError, StoreError
 from isthmus.features.encode import Work, encode, encoded_shards
 from isthmus.features.key import Manifest, Shard, Sizes, StoreKey, Views, refuse_mismatch, store_key
+from isthmus.features.pace import Pace
 from isthmus.features.store import MANIFEST, TENSOR, FeatureStore, check_shards, read_manifest
 from isthmus.files import write_atomically
 from isthmus.fingerprint import file_sha256
@@ -55,7 +56,8 @@ def extract(
     View 0 is the centre, the others keyed crops. Pictures that are stored, by their bytes, are not encoded
     again: a complete store returns at once, an interrupted one goes on, another set of pictures is added.
 
-    A picture that cannot be read is left out where `work.broken` bears it.
+    A picture that cannot be read is left out where `work.broken` bears it. The log tells pictures a second, and how
+    far that is from the encoder alone.
 
     Raises DataError naming a bad picture otherwise, or where too many are bad; StoreError for a store of another key,
     too little space on the disk, or patches that are not finite in the store's dtype.
@@ -70,9 +72,11 @@ def extract(
         stored = stored or Manifest(key.fields(), _measure(encoder), ())
         needed = len(missing) * stored.sizes.row_bytes(views)
         _check_space(folder, needed, f"{len(missing)} of {len(tally.copies)} pictures")
-        for hashes, patches in encoded_shards(missing, encoder, keep=(views, stored.sizes), work=work, report=tally):
+        keep, pace = (views, stored.sizes), Pace()
+        for hashes, patches in encoded_shards(missing, encoder, keep=keep, work=work, watch=(tally, pace)):
             shard = _write_shard(folder, stored, hashes, patches)
             stored = replace(stored, shards=(*stored.shards, shard))
+        _log.info("%s: %s", folder, pace.line())
     tally.finish()
     _publish(folder, stored)
     return FeatureStore.open(folder, key)

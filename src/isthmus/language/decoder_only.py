@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria
 
 from isthmus.errors import ConfigError, TowerError
 from isthmus.language.chat import end_of_turn, with_turns
@@ -26,6 +26,7 @@ from isthmus.language.labels import place_labels
 from isthmus.language.llm import Decoding, Target
 from isthmus.language.prompts import CAPTION_PREFIX, END, Prompt
 from isthmus.language.tower import TransformersLLM
+from isthmus.language.writing import row_by_row
 
 
 class DecoderOnlyLLM(TransformersLLM):
@@ -113,7 +114,8 @@ class DecoderOnlyLLM(TransformersLLM):
                 past_key_values=self._prefix(batch * decoding.num_beams) if self._reads_cache() else None,
                 generation_config=generation_config(decoding, stops=stops, padding=self._padding()),
                 logits_processor=logits_processors(decoding),
-                **({} if single else {"stop_strings": [self._end_text], "tokenizer": self.tokenizer}),
+                stopping_criteria=[] if single else [StopStringCriteria(self.tokenizer, [self._end_text])],
+                **row_by_row(decoding),
             )
         return [self._text(row, self._end_text) for row in rows.tolist()]
 

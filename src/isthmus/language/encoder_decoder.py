@@ -23,6 +23,7 @@ from isthmus.language.labels import place_labels
 from isthmus.language.llm import Decoding, Target
 from isthmus.language.prompts import Prompt
 from isthmus.language.tower import TransformersLLM
+from isthmus.language.writing import row_by_row
 from isthmus.records import Text
 
 
@@ -116,6 +117,7 @@ class EncoderDecoderLLM(TransformersLLM):
                 attention_mask=mask.long(),
                 generation_config=settings,
                 logits_processor=logits_processors(decoding, skip=1),
+                **row_by_row(decoding),
             )
         return [self._text(row[1:], "") for row in rows.tolist()]
 

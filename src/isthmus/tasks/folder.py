@@ -1,17 +1,19 @@
 """Caption every picture of a folder: read ahead, in batches, each written as it comes.
 
-The call that captions is passed in; it goes through the pictures once, so that only a few stand in memory. So is the
-place that captions go to (`isthmus.tasks.output`), which knows what an earlier run has done. A picture that cannot be
-read is reported and left out; it never ends the run.
+The call that captions is passed in, and so is what makes an opened picture ready for it: while one batch is captioned,
+threads read the next and make it ready, and no more than these two stand in memory. The place that captions go to
+(`isthmus.tasks.output`) is passed in too, and knows what an earlier run has done. A picture that cannot be read is
+reported and left out; it never ends the run.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from PIL import Image
 
@@ -20,12 +22,14 @@ from isthmus.data.image import SUFFIXES, open_image
 from isthmus.data.place import files_below, kind_at
 from isthmus.errors import DataError
 
-PictureCaptioner = Callable[[Iterator[Image.Image]], list[str]]
-"""Pictures, to be gone through once → one caption each."""
+Ready = TypeVar("Ready")
+Prepare = Callable[[Image.Image], Ready]
+"""An opened picture → what a batch is made of; called in threads, but for the first time."""
+
+PictureCaptioner = Callable[[Iterator[Ready]], list[str]]
+"""Prepared pictures, to be gone through once → one caption each."""
 
 _THREADS = 4
-_AHEAD = 8
-"""Pictures that are read before they are needed, at most."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ def location(path: Path) -> Path:
 def caption_pictures(
     pictures: Sequence[Picture],
     place: CaptionPlace,
-    captioner: PictureCaptioner,
+    captioner: PictureCaptioner[Ready],
     *,
+    prepare: Prepare[Ready],
     batch_size: int,
     progress: Callable[[int, int], object],
 ) -> Outcome:
@@ -123,7 +128,7 @@ def caption_pictures(
     broken: list[Bad] = []
     written = empty = 0
     progress(before, len(pictures))
-    for names, opened in in_batches(todo, batch_size=batch_size, broken=broken):
+    for names, opened in in_batches(todo, prepare, batch_size=batch_size, broken=broken):
         captions = captioner(opened)
         place.write(list(zip(names, captions, strict=True)))
         said = sum(bool(caption.strip()) for caption in captions)
@@ -133,39 +138,61 @@ def caption_pictures(
 
 
 def in_batches(
-    pictures: Iterable[Picture], *, batch_size: int, broken: list[Bad]
-) -> Iterator[tuple[list[Picture], Iterator[Image.Image]]]:
-    """Open pictures in full batches; who cannot be read is put into `broken` and another takes its place.
+    pictures: Iterable[Picture], prepare: Prepare[Ready], *, batch_size: int, broken: list[Bad]
+) -> Iterator[tuple[list[Picture], Iterator[Ready]]]:
+    """Open and prepare pictures in full batches, each while the one before is at work.
 
-    The list of a batch is filled while its pictures are gone through; going through all of them is the caller's part.
+    Who cannot be read is put into `broken` and another takes its place. The list of a batch is filled while its
+    pictures are gone through; going through all of them is the caller's part.
     """
-    good = _good(pictures, broken)
+    good = _good(pictures, prepare, broken, ahead=batch_size)
     for first in good:
         batch: list[Picture] = []
         yield batch, _noted(chain([first], islice(good, batch_size - 1)), batch)
 
 
-def _noted(good: Iterable[tuple[Picture, Image.Image]], batch: list[Picture]) -> Iterator[Image.Image]:
-    for picture, image in good:
+def _noted(good: Iterable[tuple[Picture, Ready]], batch: list[Picture]) -> Iterator[Ready]:
+    for picture, ready in good:
         batch.append(picture)
-        yield image
+        yield ready
 
 
-def _good(pictures: Iterable[Picture], broken: list[Bad]) -> Iterator[tuple[Picture, Image.Image]]:
-    for picture, future in _ahead(pictures):
-        try:
-            yield picture, future.result()
-        except DataError as problem:
-            broken.append(Bad.of(picture.path, problem, name=picture.name))
+def _good(
+    pictures: Iterable[Picture], prepare: Prepare[Ready], broken: list[Bad], *, ahead: int
+) -> Iterator[tuple[Picture, Ready]]:
+    """Those that can be read, in order; the first in this thread, since `prepare` may load a model for it."""
+
+    def read(path: Path) -> Ready:
+        return prepare(open_image(path))
+
+    rest, begun = iter(pictures), False
+    while not begun and (picture := next(rest, None)) is not None:
+        for ready in _or_broken(picture, partial(read, picture.path), broken):
+            begun = True
+            yield picture, ready
+    for picture, future in _ahead(rest, read, ahead):
+        for ready in _or_broken(picture, future.result, broken):
+            yield picture, ready
 
 
-def _ahead(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Future[Image.Image]]]:
-    """Read in threads, a few pictures ahead, in order."""
-    waiting: deque[tuple[Picture, Future[Image.Image]]] = deque()
+def _or_broken(picture: Picture, result: Callable[[], Ready], broken: list[Bad]) -> list[Ready]:
+    """What was read, or nothing where it cannot be."""
+    try:
+        return [result()]
+    except DataError as problem:
+        broken.append(Bad.of(picture.path, problem, name=picture.name))
+        return []
+
+
+def _ahead(
+    pictures: Iterable[Picture], read: Callable[[Path], Ready], ahead: int
+) -> Iterator[tuple[Picture, Future[Ready]]]:
+    """Read in threads, `ahead` pictures before they are needed, in order."""
+    waiting: deque[tuple[Picture, Future[Ready]]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         for picture in pictures:
-            waiting.append((picture, pool.submit(open_image, picture.path)))
-            if len(waiting) > _AHEAD:
+            waiting.append((picture, pool.submit(read, picture.path)))
+            if len(waiting) > ahead:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()

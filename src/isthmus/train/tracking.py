@@ -99,6 +99,11 @@ class Reporter:
         """One line as it is: not wrapped, not coloured, brackets no markup."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def pace(self, done: int) -> float | None:
+        """How much was done a second since the beginning; None where nothing was, or no time has passed."""
+        passed = time.monotonic() - self._begun
+        return (done - self._start) / passed if done > self._start and passed > 0 else None
+
     def _left(self, done: int) -> str:
         if done <= self._start:
             return ""
@@ -107,7 +112,7 @@ class Reporter:
 
 
 class StoreProgress:
-    """Progress of filling a feature store, of which the total is known only when it starts."""
+    """Progress over pictures, of which the total is known only when it starts, with how many a second it is."""
 
     def __init__(self, title: str = "features") -> None:
         self._title = title
@@ -122,9 +127,10 @@ class StoreProgress:
             self._reporter.__exit__()
 
     def __call__(self, done: int, total: int) -> None:
-        """Say that so many pictures of all are encoded."""
+        """Say that so many pictures of all are done."""
         if self._reporter is None:
             self._reporter = Reporter(self._title, total, start=done).__enter__()
-        tenth = 10 * done // max(1, total)
-        self._reporter.advance(done, f"{done} of {total} pictures" if tenth > self._printed else None)
+        tenth, pace = 10 * done // max(1, total), self._reporter.pace(done)
+        rate = "" if pace is None else f", {pace:.1f} a second"
+        self._reporter.advance(done, f"{done} of {total} pictures{rate}" if tenth > self._printed else None)
         self._printed = max(self._printed, tenth)
