@@ -88,7 +88,7 @@ def build_encoder(config: EncoderConfig, compute: Compute, *, empty: bool = Fals
             hidden_layer=config.hidden_layer,
             image_size=config.image_size,
         )
-    return encoder.to(device=compute.device, dtype=compute.dtype)
+    return encoder.to(device=None if empty else compute.device, dtype=compute.dtype)
 
 
 def _timm(config: EncoderConfig, place: TowerPlace | None, *, empty: bool) -> Encoder:
@@ -157,7 +157,7 @@ def build_llm(
     else:
         llm = DecoderOnlyLLM(model, tokenizer, prompt, **settings)
     llm.dropout = config.dropout
-    return llm.to(compute.device) if device_map is None else llm
+    return llm.to(compute.device) if device_map is None and not empty else llm
 
 
 def _kind(config: LanguageConfig, *, encoder_decoder: bool) -> bool:
