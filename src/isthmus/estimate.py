@@ -8,7 +8,7 @@ are counted as tensors come and go.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ from isthmus.shadow import Shadow, storage_bytes
 from isthmus.vision.encoder import Encoder
 
 
+@runtime_checkable
 class Steps(Protocol):
     """What takes a run's steps."""
 

@@ -3,7 +3,7 @@
 import inspect
 import pickle
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import timm
 import torch
@@ -55,7 +55,7 @@ class TimmEncoder(Encoder):
         self._hold(name, model, address, hidden_layer)
 
     @classmethod
-    def empty(cls, name: str, *, address: str, hidden_layer: int | None = None) -> Self:
+    def empty(cls, name: str, *, address: str, hidden_layer: int | None = None) -> "TimmEncoder":
         """Make the network without its weights, for its sizes; only where tensors have no storage (`shadow`)."""
         encoder = cls.__new__(cls)
         super(TimmEncoder, encoder).__init__()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -65,7 +65,7 @@ class TransformersEncoder(Encoder):
         revision: str | None = None,
         hidden_layer: int | None = None,
         image_size: int | None = None,
-    ) -> Self:
+    ) -> "TransformersEncoder":
         """Make the network without its weights, for its sizes; only where tensors have no storage (`shadow`)."""
         encoder = cls.__new__(cls)
         super(TransformersEncoder, encoder).__init__()
