@@ -7,8 +7,9 @@ from torch import nn
 from bridges import tiny_bridge
 from fakes import tiny_bert_folder
 from isthmus.build.bridge import fresh_bridge
+from isthmus.build.plan import optimizer_of, plan_of
 from isthmus.build.precision import Compute
-from isthmus.build.run import _optimizer, _plan, _provenance, _write_record, build_training
+from isthmus.build.run import _provenance, _write_record, build_training
 from isthmus.build.workshop import Tower
 from isthmus.checkpoints.card import model_card
 from isthmus.config.model import BridgeConfig
@@ -50,7 +51,7 @@ def test_the_temperature_is_decayed_where_asked(tmp_path):
     built = fresh_bridge(BridgeConfig(bert=f"folder:{tiny_bert_folder(tmp_path)}"), 6, seed=0)
 
     def decay(**train):
-        groups = _optimizer(config(weight_decay=0.2, **train), built).param_groups
+        groups = optimizer_of(config(weight_decay=0.2, **train), built).param_groups
         return next(g["weight_decay"] for g in groups if any(p is built.bridge.heads.temperature for p in g["params"]))
 
     assert (decay(), decay(decay_temperature=True)) == (0.0, 0.2)
@@ -58,7 +59,7 @@ def test_the_temperature_is_decayed_where_asked(tmp_path):
 
 def test_the_schedule_is_the_config_s():
     rates = {"warmup": 0.2, "warmup_from": 0.5, "lr_min": 0.1}
-    by_step, by_epoch = (_plan(config(schedule=kind, **rates), 25) for kind in ("step", "epoch"))
+    by_step, by_epoch = (plan_of(config(schedule=kind, **rates), 25) for kind in ("step", "epoch"))
     assert [by_step.rate(number) for number in (0, 19, 100)] == pytest.approx([0.525, 1.0, 0.1])
     assert [by_epoch.rate(number) for number in (0, 10, 24, 50, 74)] == pytest.approx([0.5, 0.75, 1.0, 0.55, 0.55])
 

@@ -48,8 +48,8 @@ def fresh_bridge(config: BridgeConfig, vision_width: int, *, seed: int) -> Built
     else:
         bert = None
         assert config.scratch is not None
-        tokenizer = QFormerTokenizer(_folder(config.scratch.tokenizer), max_tokens=config.max_tokens)
-        sizes = _scratch_sizes(config, vision_width, tokenizer.vocabulary)
+        tokenizer = QFormerTokenizer(tokenizer_folder(config.scratch.tokenizer), max_tokens=config.max_tokens)
+        sizes = scratch_sizes(config, vision_width, tokenizer.vocabulary)
     check_positions(config, sizes)
     sizes = replace(sizes, shared_width=config.shared_width, patch_norm_eps=config.patch_norm_eps)
     bridge = Bridge(sizes, dropouts(config))
@@ -107,7 +107,8 @@ def bridge_folder(folder: Path) -> Path:
     return inner if inner.is_dir() else folder
 
 
-def _scratch_sizes(config: BridgeConfig, vision_width: int, vocabulary: int) -> BridgeSizes:
+def scratch_sizes(config: BridgeConfig, vision_width: int, vocabulary: int) -> BridgeSizes:
+    """The sizes of a bridge that starts from scratch, as the config says."""
     scratch = config.scratch
     assert scratch is not None
     return BridgeSizes(
@@ -127,7 +128,8 @@ def dropouts(config: BridgeConfig) -> Dropouts:
     return Dropouts(config.dropout.embedding, config.dropout.attention, config.dropout.hidden)
 
 
-def _folder(address: str) -> Path:
+def tokenizer_folder(address: str) -> Path:
+    """The folder of a tokenizer; raises `TowerError` where it is not on this machine."""
     place = resolve(address)
     if place.path is None:
         raise TowerError(f"{address}: a tokenizer from the Hub must be fetched first; give folder:PATH")

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -20,8 +19,9 @@ from isthmus.build.bridge import BRIDGE, BuiltBridge
 from isthmus.build.data import Looks, drawn_rows, open_looks, open_sources, training_loader
 from isthmus.build.evaluation import Evaluation, longest_trained
 from isthmus.build.mirroring import warn_of_sides
+from isthmus.build.plan import optimizer_of, plan_of
 from isthmus.build.precision import Compute, choose_compute
-from isthmus.build.stages import build_stage1, build_stage2, learning_rates, start_projection, starts_projection
+from isthmus.build.stages import build_stage1, build_stage2, start_projection, starts_projection
 from isthmus.build.workshop import SIGHT, Tower, Workshop, open_workshop
 from isthmus.checkpoints.card import model_card
 from isthmus.checkpoints.native import update_provenance, write_bridge
@@ -35,8 +35,7 @@ from isthmus.models.stage2 import Stage2
 from isthmus.qformer.attention import TABLE_VERSION
 from isthmus.records import Batch, BridgeFile, Source
 from isthmus.tasks.figures import in_a_line
-from isthmus.train.loop import Hooks, Plan, Trainer
-from isthmus.train.optimizer import AdamW, make_optimizer
+from isthmus.train.loop import Hooks, Trainer
 from isthmus.train.tracking import JsonLines, Reporter
 
 LOG, RECORD = "log.jsonl", "run.json"
@@ -134,7 +133,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
             start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)
     return Training(
         config=config,
-        trainer=Trainer(stage, _optimizer(config, built), accelerator, _plan(config, per_epoch)),
+        trainer=Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, per_epoch)),
         batches=batches,
         stage=stage,
         built=built,
@@ -148,6 +147,13 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
         },
         workshop=workshop,
     )
+
+
+def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge) -> Trainer:
+    """The trainer of a run whose stage is on its device already, to see what a step takes (`estimate`)."""
+    accelerator = _accelerator(config, moves=False)
+    stage.train()
+    return Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, 1))
 
 
 def _evaluation(source: Source, looks: Looks, built: BuiltBridge, compute: Compute, *, config: RunConfig) -> Evaluation:
@@ -177,42 +183,17 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
         ) from problem
 
 
-def _accelerator(config: RunConfig) -> Accelerator:
+def _accelerator(config: RunConfig, *, moves: bool = True) -> Accelerator:
     """Join the process group, if there is one, and choose precision as the run does."""
     compute = choose_compute(config.device, config.precision)
-    accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=compute.device.type == "cpu")
+    on_cpu = compute.device.type == "cpu"
+    accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=on_cpu, device_placement=moves)
     rows = config.train.batch_size * distributed.world_size()
     if config.stage == 1 and rows == 1:
         raise ConfigError(
             "a stage-1 global batch of 1 has no negatives for ITC and ITM; raise `train.batch_size` to 2 or more"
         )
     return accelerator
-
-
-def _optimizer(config: RunConfig, built: BuiltBridge) -> torch.optim.AdamW:
-    train = config.train
-    rates, betas = learning_rates(train, built), (train.beta1, train.beta2)
-    settings = AdamW(rates, betas, train.weight_decay, train.decay_temperature)
-    return make_optimizer(built.bridge, settings, fresh=built.fresh)
-
-
-def _plan(config: RunConfig, batches_per_epoch: int) -> Plan:
-    train = config.train
-    return Plan(
-        steps=train.steps,
-        batches_per_epoch=batches_per_epoch,
-        accumulation=train.accumulation,
-        warmup=round(train.warmup * train.steps),
-        warmup_from=train.warmup_from,
-        lowest=train.lr_min,
-        cosine_by_epoch=train.schedule == "epoch",
-        clip=train.clip,
-        seed=config.seed,
-        per_rank_mean=train.token_mean == "per_rank",
-        log_every=train.log_every,
-        evaluate_every=train.evaluate_every,
-        save_every=train.save_every,
-    )
 
 
 def _provenance(

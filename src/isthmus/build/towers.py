@@ -16,9 +16,14 @@ from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.errors import ConfigError, TowerError
 from isthmus.language.decoder_only import DecoderOnlyLLM
 from isthmus.language.encoder_decoder import EncoderDecoderLLM
-from isthmus.language.gguf import gguf_to_folder
+from isthmus.language.gguf import describe_gguf, gguf_to_folder
 from isthmus.language.llm import FrozenLLM
-from isthmus.language.load import is_encoder_decoder, load_language_model
+from isthmus.language.load import (
+    describe_language_model,
+    empty_language_model,
+    is_encoder_decoder,
+    load_language_model,
+)
 from isthmus.language.prompts import Prompt
 from isthmus.language.tower import TransformersLLM
 from isthmus.vision.encoder import Encoder
@@ -67,17 +72,17 @@ def _in_package(rest: str, address: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / inside
 
 
-def build_encoder(config: EncoderConfig, compute: Compute) -> Encoder:
-    """Build the frozen image encoder on the run's device, in its precision."""
+def build_encoder(config: EncoderConfig, compute: Compute, *, empty: bool = False) -> Encoder:
+    """Build the frozen image encoder on the run's device, in its precision; `empty`: without weights, for its sizes."""
     place = None if config.weights is None else resolve(config.weights)
     if config.kind == "timm":
-        encoder = _timm(config, place)
+        encoder = _timm(config, place, empty=empty)
     elif place is None:
         raise ConfigError(
             "`encoder.weights` is missing: a transformers encoder needs an address, hub:NAME or folder:PATH"
         )
     else:
-        encoder = TransformersEncoder(
+        encoder = (TransformersEncoder.empty if empty else TransformersEncoder)(
             place.name,
             address=str(config.weights),
             revision=place.revision,
@@ -86,18 +91,21 @@ def build_encoder(config: EncoderConfig, compute: Compute) -> Encoder:
         )
     if config.squash is not None:
         encoder.take_squashed(config.squash)
-    return encoder.to(device=compute.device, dtype=compute.dtype)
+    return encoder.to(device=None if empty else compute.device, dtype=compute.dtype)
 
 
-def _timm(config: EncoderConfig, place: TowerPlace | None) -> Encoder:
+def _timm(config: EncoderConfig, place: TowerPlace | None, *, empty: bool) -> Encoder:
     path = None if place is None else place.path
     on_hub = place is not None and path is None
     name = f"hf-hub:{str(config.weights).removeprefix('hub:')}" if on_hub else config.name
     if name is None:
         raise ConfigError("`encoder.name` is missing: a timm encoder needs timm's model name")
+    address = "timm:" + " ".join(part for part in (config.name, config.weights) if part)
+    if empty:
+        return TimmEncoder.empty(name, address=address, hidden_layer=config.hidden_layer)
     encoder = TimmEncoder(
         name,
-        address="timm:" + " ".join(part for part in (config.name, config.weights) if part),
+        address=address,
         weights=None if path is None else _weight_file(path),
         pretrained=path is None,
         hidden_layer=config.hidden_layer,
@@ -120,29 +128,31 @@ def _weight_file(path: Path) -> Path:
     return files[0]
 
 
-def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute, *, device_map: Any = None) -> FrozenLLM:
+def build_llm(
+    config: LanguageConfig, prompt: Prompt, compute: Compute, *, device_map: Any = None, empty: bool = False
+) -> FrozenLLM:
     """Build the frozen language model, of the kind that its own configuration says.
 
     A GGUF file is unpacked once into the cache. `device_map` is transformers' own and places the model in place of
-    `compute.device`. Raises `ConfigError` for a key that this kind does not have.
+    `compute.device`; `empty`: without weights, for its sizes. Raises `ConfigError` for a key that this kind does not
+    have.
     """
     place = resolve(config.weights)
-    name = place.name
-    if place.path is not None and place.path.suffix == ".gguf":
-        name = str(gguf_to_folder(place.path, Path(config.cache).expanduser(), dtype=torch.bfloat16))
-    encoder_decoder = is_encoder_decoder(name, revision=place.revision)
-    if config.prefix_lm is not None and not encoder_decoder:
-        raise ConfigError(
-            f"`llm.prefix_lm` is a switch of encoder-decoder models, and {config.weights} is decoder-only; leave it out"
-        )
-    model, tokenizer = load_language_model(
-        name,
-        revision=place.revision,
-        dtype=compute.dtype,
-        attn_implementation="eager" if compute.device.type == "cpu" else None,
-        activation=config.activation,
-        device_map=device_map,
-    )
+    packed = place.path if place.path is not None and place.path.suffix == ".gguf" else None
+    options: dict[str, Any] = {
+        "dtype": compute.dtype,
+        "attn_implementation": "eager" if compute.device.type == "cpu" else None,
+        "activation": config.activation,
+    }
+    if empty:
+        described = describe_language_model(place.name, place.revision) if packed is None else describe_gguf(packed)
+        encoder_decoder = _kind(config, encoder_decoder=described.encoder_decoder)
+        model, tokenizer = empty_language_model(described, **options)
+    else:
+        cache = Path(config.cache).expanduser()
+        name = place.name if packed is None else str(gguf_to_folder(packed, cache, dtype=torch.bfloat16))
+        encoder_decoder = _kind(config, encoder_decoder=is_encoder_decoder(name, revision=place.revision))
+        model, tokenizer = load_language_model(name, revision=place.revision, device_map=device_map, **options)
     settings: dict[str, Any] = {"address": config.weights, "max_tokens": config.max_tokens}
     llm: TransformersLLM
     if encoder_decoder:
@@ -152,4 +162,13 @@ def build_llm(config: LanguageConfig, prompt: Prompt, compute: Compute, *, devic
     llm.dropout = config.dropout
     if config.checkpointing:
         llm.recompute()
-    return llm.to(compute.device) if device_map is None else llm
+    return llm.to(compute.device) if device_map is None and not empty else llm
+
+
+def _kind(config: LanguageConfig, *, encoder_decoder: bool) -> bool:
+    """A model's kind, after refusing a key that it does not have."""
+    if config.prefix_lm is not None and not encoder_decoder:
+        raise ConfigError(
+            f"`llm.prefix_lm` is a switch of encoder-decoder models, and {config.weights} is decoder-only; leave it out"
+        )
+    return encoder_decoder

@@ -16,6 +16,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -122,6 +123,21 @@ def read_bridge(folder: Path) -> BridgeFile:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as problem:
         raise CheckpointError(f"{folder / WEIGHTS} is no readable safetensors file ({problem})") from problem
+    return BridgeFile(_sizes(content["sizes"], folder), tensors, content["provenance"])
+
+
+def outline_bridge(folder: Path) -> BridgeFile:
+    """Read a model folder without its weights: every tensor is made anew, with no more than its shape and dtype.
+
+    Only where tensors have no storage (`shadow`). Raises `CheckpointError` as `read_bridge`, but for damaged weights.
+    """
+    _, content = _sealed_config(folder)
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as problem:
+        raise CheckpointError(f"{folder / WEIGHTS} is no readable safetensors file ({problem})") from problem
+    tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
     return BridgeFile(_sizes(content["sizes"], folder), tensors, content["provenance"])
 
 

@@ -8,6 +8,7 @@ import typer
 from isthmus.cli.options import (
     Config,
     DryRun,
+    Estimate,
     Json,
     Metrics,
     NumBeams,
@@ -25,18 +26,19 @@ app = typer.Typer()
     short_help="Train a bridge: stage 1, stage 2, or both.",
     epilog=examples(
         "isthmus train recipes/own-folder.yaml data.train.folder=pictures",
+        "isthmus train recipes/own-folder.yaml data.train.folder=pictures --estimate",
         "isthmus train recipes/own-folder.yaml stage2.train.steps=100 --stage 2",
     ),
 )
-def train(config: Config, overrides: Overrides = None, stage: Stage = None) -> None:
+def train(config: Config, overrides: Overrides = None, stage: Stage = None, estimate: Estimate = False) -> None:
     """Train a bridge: stage 1 against text, stage 2 through a frozen language model, or one after the other.
 
     Fills the feature store first, where the file names one. Of a file of both stages, a stage that is done is not
     done again, and one that was stopped starts again.
     """
-    from isthmus.cli.train import run_train
+    from isthmus.cli.train import run_estimate, run_train
 
-    run_train(config, overrides or [], stage=stage)
+    (run_estimate if estimate else run_train)(config, overrides or [], stage=stage)
 
 
 @app.command(

@@ -36,6 +36,7 @@ Target = Annotated[
     typer.Option("--to", help="From isthmus's own folder: the whole model in transformers' layout, or its Q-Former."),
 ]
 NumBeams = Annotated[int, typer.Option(help="Beams to search; 1 is greedy.", min=1)]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Say what memory a step will take, and train nothing.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 Existing = Annotated[

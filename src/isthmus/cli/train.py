@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import typer
+
 from isthmus.build.finished import look_back
-from isthmus.build.run import build_training
+from isthmus.build.planned import Planned
+from isthmus.build.run import build_training, dry_trainer
 from isthmus.build.workshop import Workshop
 from isthmus.cli.inputs import say
 from isthmus.cli.show import quiet_libraries, show_figures
 from isthmus.config.run import RunConfig
 from isthmus.config.stages import load_stages
+from isthmus.estimate import estimate
 from isthmus.train.tracking import StoreProgress
 
 
@@ -27,6 +31,16 @@ def run_train(path: Path, overrides: list[str], *, stage: int | None = None) -> 
             config = config.model_copy(update={"overwrite": True})
         shared = before[1] if before is not None and config.shares_encoder(before[0]) else None
         before = config, _train(config, shared)
+
+
+def run_estimate(path: Path, overrides: list[str], *, stage: int | None = None) -> None:
+    """Say what each run of a YAML file will take, and train nothing; stage 2 goes on from the bridge of stage 1."""
+    quiet_libraries()
+    before: Planned | None = None
+    for config in load_stages(path, overrides, only=stage).runs:
+        estimated, before = estimate(config, dry_trainer, before=before)
+        for line in estimated.lines():
+            typer.echo(line)
 
 
 def _train(config: RunConfig, workshop: Workshop | None) -> Workshop:

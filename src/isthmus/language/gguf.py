@@ -19,7 +19,7 @@ from transformers.utils.quantization_config import GgufConfig
 
 from isthmus.errors import TowerError
 from isthmus.fingerprint import file_sha256
-from isthmus.language.load import check_whole, model_class, without_bars
+from isthmus.language.load import Described, check_whole, model_class, without_bars
 
 _SIZES = "unpacked.json"
 
@@ -53,6 +53,14 @@ def gguf_to_folder(gguf_file: Path, cache_folder: Path, *, dtype: torch.dtype = 
     return folder
 
 
+def describe_gguf(gguf_file: Path) -> Described:
+    """Read a GGUF file's configuration and tokenizer, and none of its weights; raises TowerError where it cannot."""
+    place = _place(gguf_file)
+    with _one_sentence(gguf_file):
+        config, tokenizer = AutoConfig.from_pretrained(**place), AutoTokenizer.from_pretrained(**place)
+    return Described(str(gguf_file), _mended(config), tokenizer)
+
+
 def _is_whole(folder: Path) -> bool:
     """Whether every file that was unpacked is there in its size."""
     try:
@@ -63,34 +71,48 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _unpack(gguf_file: Path, folder: Path, dtype: torch.dtype) -> None:
-    place: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name}
-    try:
-        with without_bars(), _without_gguf_bar():
-            kind = model_class(encoder_decoder=AutoConfig.from_pretrained(**place).is_encoder_decoder)
-            tokenizer = AutoTokenizer.from_pretrained(**place)
-            packed, report = kind.from_pretrained(
-                **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
-            )
-    except Exception as error:  # a file that is broken or of an unknown kind fails in any way, deep in the reader
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise TowerError(
-            f"GGUF file {gguf_file} cannot be read as a language model ({reason}): give one of an architecture that "
-            "transformers knows, or the model's own folder."
-        ) from error
+    place = _place(gguf_file)
+    with _one_sentence(gguf_file), without_bars(), _without_gguf_bar():
+        kind = model_class(encoder_decoder=AutoConfig.from_pretrained(**place).is_encoder_decoder)
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        packed, report = kind.from_pretrained(
+            **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
+        )
     check_whole(report, f"GGUF file {gguf_file}")
-    config = copy.deepcopy(packed.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
+    config = _mended(copy.deepcopy(packed.config))
     config.dtype = dtype
-    if getattr(config, "is_gated_act", False) and config.feed_forward_proj == "relu":
-        # The format does not name T5's activation and transformers takes ReLU; every gated T5 has GELU.
-        config.feed_forward_proj, config.dense_act_fn = "gated-gelu", "gelu_new"
     plain = type(packed)(config).to(dtype)
     plain.load_state_dict(packed.state_dict())
     plain.generation_config = packed.generation_config
     with without_bars():
         plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _place(gguf_file: Path) -> dict[str, Any]:
+    return {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name}
+
+
+@contextmanager
+def _one_sentence(gguf_file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a file that is broken or of an unknown kind fails in any way, deep in the reader
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise TowerError(
+            f"GGUF file {gguf_file} cannot be read as a language model ({reason}): give one of an architecture that "
+            "transformers knows, or the model's own folder."
+        ) from error
+
+
+def _mended(config: Any) -> Any:
+    """The configuration of the plain model: not quantised, and with the activation that the format does not name."""
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    if getattr(config, "is_gated_act", False) and config.feed_forward_proj == "relu":
+        # transformers takes ReLU; every gated T5 has GELU
+        config.feed_forward_proj, config.dense_act_fn = "gated-gelu", "gelu_new"
+    return config
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,46 @@ def load_language_model(
         raise (_not_loaded(name) if device_map is None else _not_placed(name, device_map, error)) from error
     check_whole(report, f"language model {str(name)!r}")
     return model, tokenizer
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is known of a language model without its weights."""
+
+    name: str
+    config: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Which kind it is."""
+        return bool(self.config.is_encoder_decoder)
+
+
+def describe_language_model(name: str, revision: str | None) -> Described:
+    """Read a model's configuration and tokenizer; raises TowerError where one is not found."""
+    try:
+        config, _ = _described(name, revision)
+        return Described(name, config, AutoTokenizer.from_pretrained(name, revision=revision))
+    except _UNREADABLE as error:
+        raise _not_loaded(name) from error
+
+
+def empty_language_model(
+    described: Described,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str | None = None,
+    activation: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Make a model of its configuration, as `load_language_model` would load it, without its weights, for its sizes.
+
+    Only where tensors have no storage (`shadow`): the weights would be random.
+    """
+    _activate(described.config, activation, described.name)
+    kind = model_class(encoder_decoder=described.encoder_decoder)
+    model: PreTrainedModel = kind.from_config(described.config, dtype=dtype, attn_implementation=attn_implementation)
+    return model, described.tokenizer
 
 
 def _described(name: str | Path, revision: str | None) -> tuple[Any, dict[str, str] | None]:

@@ -50,9 +50,20 @@ class TimmEncoder(Encoder):
         if (weights is None) != pretrained:
             raise TowerError(f"image encoder {name!r} needs a weight file or pretrained=True, and not both.")
         model = _create(name, pretrained=pretrained)
-        self.preprocessing = _preprocessing(name, model)
         if weights is not None:
             fit_weights(model, read_weights(weights), match=match)
+        self._hold(name, model, address, hidden_layer)
+
+    @classmethod
+    def empty(cls, name: str, *, address: str, hidden_layer: int | None = None) -> "TimmEncoder":
+        """Make the network without its weights, for its sizes; only where tensors have no storage (`shadow`)."""
+        encoder = cls.__new__(cls)
+        super(TimmEncoder, encoder).__init__()
+        encoder._hold(name, _create(name, pretrained=False), address, hidden_layer)
+        return encoder
+
+    def _hold(self, name: str, model: Any, address: str, hidden_layer: int | None) -> None:
+        self.preprocessing = _preprocessing(name, model)
         model.reset_classifier(0)
         self.model: Any = freeze(model)
         self.address = address

@@ -1,6 +1,8 @@
 """Image encoders of transformers: any AutoModel, or the vision half of a model that has one."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,27 @@ class TransformersEncoder(Encoder):
         super().__init__()
         self.address = address
         self.hidden_layer = hidden_layer
-        model, processor = _load(str(name), revision)
-        self.preprocessing = _preprocessing(address, processor)
+        self._hold(*_load(str(name), revision), image_size)
+
+    @classmethod
+    def empty(
+        cls,
+        name: str | Path,
+        *,
+        address: str,
+        revision: str | None = None,
+        hidden_layer: int | None = None,
+        image_size: int | None = None,
+    ) -> "TransformersEncoder":
+        """Make the network without its weights, for its sizes; only where tensors have no storage (`shadow`)."""
+        encoder = cls.__new__(cls)
+        super(TransformersEncoder, encoder).__init__()
+        encoder.address, encoder.hidden_layer = address, hidden_layer
+        encoder._hold(*_describe(str(name), revision), image_size)
+        return encoder
+
+    def _hold(self, model: nn.Module, processor: dict[str, Any], image_size: int | None) -> None:
+        self.preprocessing = _preprocessing(self.address, processor)
         self.model = freeze(model)
         self._options: dict[str, bool] = {}
         if image_size not in (None, self.preprocessing.size):
@@ -95,17 +116,9 @@ class TransformersEncoder(Encoder):
 
 
 def _load(name: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        half = getattr(config, "vision_config", None)
-        _refuse_variable_patches(name, config if half is None else half)
-        processor = AutoImageProcessor.from_pretrained(name, revision=revision).to_dict()
+    with _one_sentence(name):
+        config, processor = _read(name, revision)
         model, report = _vision_model(name, config, revision)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise TowerError(
-            f"image encoder {name!r} cannot be loaded: give a folder that holds a vision model and its"
-            " preprocessor_config.json, or the id of one on a hub that can be reached or is cached."
-        ) from error
     missing = sorted(report["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):
         model.pooler = None  # a classifier's folder has none, and patches need none
@@ -114,13 +127,54 @@ def _load(name: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
     return model, processor
 
 
+def _describe(name: str, revision: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    with _one_sentence(name):
+        config, processor = _read(name, revision)
+        return _empty_model(name, config), processor
+
+
+@contextmanager
+def _one_sentence(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise TowerError(
+            f"image encoder {name!r} cannot be loaded: give a folder that holds a vision model and its"
+            " preprocessor_config.json, or the id of one on a hub that can be reached or is cached."
+        ) from error
+
+
+def _read(name: str, revision: str | None) -> tuple[Any, dict[str, Any]]:
+    """A model's configuration and that of its preprocessing."""
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    half = getattr(config, "vision_config", None)
+    _refuse_variable_patches(name, config if half is None else half)
+    return config, AutoImageProcessor.from_pretrained(name, revision=revision).to_dict()
+
+
+def _empty_model(name: str, config: Any) -> Any:
+    """The half that sees, as `_vision_model` loads it, of the configuration alone."""
+    half = getattr(config, "vision_config", config)
+    if half.model_type in _BLIP2_KINDS:
+        model = Blip2VisionModel(_blip2_eye(half))
+        model.post_layernorm = nn.Identity()
+        return model
+    if type(half) in AutoModel._model_mapping:
+        return AutoModel.from_config(half, dtype=torch.float32)
+    return _vision_half(name, AutoModel.from_config(config, dtype=torch.float32))
+
+
+def _blip2_eye(half: Any) -> Any:
+    return Blip2VisionConfig.from_dict({**half.to_dict(), "model_type": Blip2VisionConfig.model_type})
+
+
 def _vision_model(name: str, config: Any, revision: str | None) -> tuple[Any, dict[str, Any]]:
     """Load no more than the half that sees, where transformers can load it by itself."""
     half = getattr(config, "vision_config", config)
     options: dict[str, Any] = {"revision": revision, "dtype": torch.float32, "output_loading_info": True}
     if half.model_type in _BLIP2_KINDS:
-        eye = Blip2VisionConfig.from_dict({**half.to_dict(), "model_type": Blip2VisionConfig.model_type})
-        model, report = Blip2VisionModel.from_pretrained(name, config=eye, key_mapping=_BLIP2_KEYS, **options)
+        eye, keys = _blip2_eye(half), _BLIP2_KEYS
+        model, report = Blip2VisionModel.from_pretrained(name, config=eye, key_mapping=keys, **options)
         model.post_layernorm = nn.Identity()
         return model, report
     if type(half) in AutoModel._model_mapping:
