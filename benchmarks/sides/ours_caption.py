@@ -6,10 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from benchmarks.side import Side, serve
 from isthmus import Predictor
+from isthmus.images import Prepared
 from isthmus.language.llm import Decoding
 from isthmus.tasks.folder import caption_pictures, find_pictures
 from isthmus.tasks.output import CaptionFile
@@ -35,11 +34,12 @@ class OursCaption(Side):
                 find_pictures([self.folder / "pictures"]).pictures,
                 place,
                 self._caption,
+                prepare=self.predictor.prepare,
                 batch_size=self.batch,
                 progress=lambda done, total: None,
             )
 
-    def _caption(self, opened: Iterator[Image.Image]) -> list[str]:
+    def _caption(self, opened: Iterator[Prepared]) -> list[str]:
         return list(self.predictor.caption(opened, batch_size=self.batch, **self.decoding))
 
     def outcome(self) -> dict[str, Any]:

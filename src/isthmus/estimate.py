@@ -32,7 +32,9 @@ from isthmus.vision.encoder import Encoder
 class Steps(Protocol):
     """What takes a run's steps."""
 
-    raw_optimizer: torch.optim.Optimizer
+    @property
+    def raw_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer itself, under whatever prepares it."""
 
     def step(self, batches: list[Batch], number: int) -> object:
         """Take one optimizer step on micro-batches that have their patches."""

@@ -55,7 +55,8 @@ def attention_weights(
 ) -> Float[Tensor, "B H S K"]:
     """The probabilities with which each row looks at each column; the softmax computes in fp32 or better."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    return (scores if bias is None else scores + bias).softmax(dim=-1)
+    weights: Tensor = (scores if bias is None else scores + bias).softmax(dim=-1)
+    return weights
 
 
 class _Plain(torch.autograd.Function):

@@ -34,7 +34,7 @@ class Sharing:
     def of(index: Int[Tensor, " S"]) -> "Sharing":
         """Group rows by the image that each looks at."""
         order = index.argsort(stable=True)
-        images, counts = index.unique(return_counts=True)
+        images, counts = torch.unique(index, return_counts=True)
         return Sharing(tuple(images.tolist()), tuple(counts.tolist()), order, order.argsort())
 
 
@@ -73,7 +73,7 @@ class Memory:
             return merge_heads(attention(split_heads(query, heads), keys, values, dropout=dropout))
         rows, width = query.shape[1:]
         ordered = query.index_select(0, self.sharing.order).view(-1, width)
-        parts = ordered.split([count * rows for count in self.sharing.counts])
+        parts = torch.split(ordered, [count * rows for count in self.sharing.counts])
         seen = [
             merge_heads(attention(split_heads(part[None], heads), key, value, dropout=dropout))[0]
             for part, key, value in zip(parts, self._looked_at(keys), self._looked_at(values), strict=True)
@@ -83,7 +83,7 @@ class Memory:
     def _looked_at(self, layer: Float[Tensor, "R H P d"]) -> Iterator[Float[Tensor, "1 H P d"]]:
         """Each image that is looked at, as a view; all are split off at once, so that gradients are joined once."""
         assert self.sharing is not None
-        images = layer.split(1)
+        images = torch.split(layer, 1)
         return (images[image] for image in self.sharing.images)
 
     @staticmethod
