@@ -133,6 +133,8 @@ class Shadow(TorchDispatchMode):
         return self._mode.from_tensor(value) if isinstance(value, Tensor) else value
 
     def _register(self, tensor: Tensor) -> None:
+        if tensor.layout is not torch.strided:
+            return  # some rows of a gradient, until they are added to the rest of it
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._alive:

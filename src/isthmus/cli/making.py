@@ -36,9 +36,9 @@ def train(config: Config, overrides: Overrides = None, stage: Stage = None, esti
     Fills the feature store first, where the file names one. Of a file of both stages, a stage that is done is not
     done again, and one that was stopped starts again.
     """
-    from isthmus.cli.train import run_estimate, run_train
+    from isthmus.cli import train as command
 
-    (run_estimate if estimate else run_train)(config, overrides or [], stage=stage)
+    (command.run_estimate if estimate else command.run_train)(config, overrides or [], stage=stage)
 
 
 @app.command(

@@ -6,6 +6,7 @@ Its result is as large as what went in, and both together are the largest part o
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 
@@ -14,10 +15,10 @@ def gelu_then(dense: nn.Module, states: Float[Tensor, "... F"]) -> Float[Tensor,
     activated = F.gelu(states)
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return _applied(dense, activated)
-    kept, place = states.detach(), activated.data_ptr()
+    kept, storage = states.detach(), StorageWeakRef(activated.untyped_storage())
 
     def pack(tensor: Tensor) -> Tensor | torch.Size:
-        return tensor.shape if tensor.data_ptr() == place and tensor.numel() == kept.numel() else tensor
+        return tensor.shape if StorageWeakRef(tensor.untyped_storage()) == storage else tensor
 
     def unpack(packed: Tensor | torch.Size) -> Tensor:
         return packed if isinstance(packed, Tensor) else F.gelu(kept).view(packed)
