@@ -24,17 +24,17 @@ class TextHalf(nn.Module):
         self.words = nn.Embedding(sizes.vocabulary, sizes.width)
         self.positions = nn.Embedding(sizes.positions, sizes.width)
         self.head = LanguageHead(sizes) if sizes.lm_head else None
-        self._joined: Tensor | None = None
+        self._joined: tuple[Tensor, Tensor] | None = None
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Within, the gradients of the word embeddings from all texts and the tied head meet before they are summed.
+        """Within, the gradients of the word embeddings from all texts and the tied head are joined at the end.
 
         On a CPU those of texts are then a few rows each, which are added to the head's: a matrix of the vocabulary's
         size filled with zeros for every text that is read costs more than reading it.
         """
         if self.words.weight.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._joined = _Dense.apply(self.words.weight)
+            self._joined = _Joined.apply(self.words.weight)
         try:
             yield
         finally:
@@ -42,7 +42,10 @@ class TextHalf(nn.Module):
 
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Word plus position; positions start at 0 whatever stands before the text, as in the original."""
-        words = F.embedding(ids, self._weight(), sparse=self._joined is not None)
+        if self._joined is None:
+            words = F.embedding(ids, self.words.weight)
+        else:
+            words = F.embedding(ids, self._joined[1], sparse=True)
         return words + self.positions.weight[: ids.shape[1]]
 
     def predict(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... W"]:
@@ -52,10 +55,8 @@ class TextHalf(nn.Module):
                 "this bridge has no LM head, so its Q-Former can neither write nor be trained by ITG; fill it by "
                 "init.lm_head, or use the folder of a stage-1 run"
             )
-        return F.linear(self.head(states), self._weight(), self.head.bias)
-
-    def _weight(self) -> Float[Tensor, "W D"]:
-        return self.words.weight if self._joined is None else self._joined
+        weight = self.words.weight if self._joined is None else self._joined[0]
+        return F.linear(self.head(states), weight, self.head.bias)
 
 
 class LanguageHead(nn.Module):
@@ -73,13 +74,17 @@ class LanguageHead(nn.Module):
         return transformed
 
 
-class _Dense(torch.autograd.Function):
-    """The same tensor, whose gradient is dense whatever of it was read."""
+class _Joined(torch.autograd.Function):
+    """The same tensor twice: once for a head, with a gradient for every row, once for texts, with one for a few."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        return weight.view_as(weight)
+    def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight), weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0].to_dense() if gradients[0].is_sparse else gradients[0]
+    def backward(ctx: Any, *gradients: Tensor | None) -> Tensor | None:
+        of_head, of_texts = gradients
+        if of_texts is None or of_head is None:
+            return of_head if of_texts is None else of_texts.to_dense()
+        return of_head.add_(of_texts)  # in place: a product just made it, and nothing else holds it
