@@ -25,6 +25,9 @@ def main() -> None:
     logging.disable_progress_bar()
     here = machine.describe()
     rows = [ROWS[name] for name in given.only.split(",")] if given.only else list(ROWS.values())
+    if not any(_wanted(case, given.case) for row in rows for case in row.cases):
+        known = "; ".join(f"{row.name}: {', '.join(row.cases[0])}" for row in rows)
+        raise SystemExit(f"no case is {' '.join(given.case)}; the keys of cases are, by row, {known}")
     for row in rows:
         kept = [case for case in row.cases if _wanted(case, given.case)]
         for case in kept:

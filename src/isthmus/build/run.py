@@ -33,6 +33,7 @@ from isthmus.fingerprint import module_fingerprint
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.attention import TABLE_VERSION
+from isthmus.qformer.compiled import compile_verbs
 from isthmus.records import Batch, BridgeFile, Source
 from isthmus.tasks.figures import in_a_line
 from isthmus.train.loop import Hooks, Trainer
@@ -128,6 +129,8 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     rows, per_epoch = training_loader(train, look, config, tokenize=built.tokenizer, broken=looks.broken)
     batches = looks.patches(rows)
     stage.to(compute.device)
+    if config.train.compile:
+        compile_verbs(stage.bridge.qformer)
     if isinstance(stage, Stage2) and starts_projection(built):
         with compute.autocast():
             start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)

@@ -45,6 +45,9 @@ class TrainConfig(Section):
     group_by_length: bool = False
     """Stage 2 only: batches of captions of like length, which leaves less padding; rows change places within 32 batches
     of all processes. In stage 1 the captions of a batch are each other's negatives."""
+    compile: bool = False
+    """Train through torch.compile, which takes minutes at the start and a C++ compiler on a CPU; on a CPU it gained
+    nothing (docs/performance.md)."""
     lr: float = Field(default=1e-4, gt=0)
     """Peak learning rate of tensors that started from a checkpoint."""
     lr_new: float | None = Field(default=None, gt=0)

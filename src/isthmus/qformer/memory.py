@@ -59,7 +59,7 @@ class Memory:
         """
         if self.index is not None:
             index = self.index.index_select(0, index)
-        if index.device.type in COUNTS_FREELY:
+        if index.device.type in COUNTS_FREELY and not torch.compiler.is_compiling():
             return Memory(self.keys, self.values, index, Sharing.of(index))
         keys = tuple(layer.index_select(0, index) for layer in self.keys)
         return Memory(keys, tuple(layer.index_select(0, index) for layer in self.values))

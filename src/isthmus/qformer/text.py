@@ -42,7 +42,7 @@ class TextHalf(nn.Module):
 
     def embed(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Word plus position; positions start at 0 whatever stands before the text, as in the original."""
-        if self._joined is None:
+        if self._joined is None or torch.compiler.is_compiling():
             words = F.embedding(ids, self.words.weight)
         else:
             words = F.embedding(ids, self._joined[1], sparse=True)
