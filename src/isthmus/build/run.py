@@ -128,9 +128,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     look = looks(train, seed=config.seed)
     rows, per_epoch = training_loader(train, look, config, tokenize=built.tokenizer, broken=looks.broken)
     batches = looks.patches(rows)
-    stage.to(compute.device)
-    if config.train.compile:
-        compile_verbs(stage.bridge.qformer)
+    _settle(stage, compute, compiled=config.train.compile)
     if isinstance(stage, Stage2) and starts_projection(built):
         with compute.autocast():
             start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)
@@ -157,6 +155,13 @@ def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge) -
     accelerator = _accelerator(config, moves=False)
     stage.train()
     return Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, 1))
+
+
+def _settle(stage: Stage1 | Stage2, compute: Compute, *, compiled: bool) -> None:
+    """Put a stage where it is trained, and its verbs through torch.compile where the config says so."""
+    stage.to(compute.device)
+    if compiled:
+        compile_verbs(stage.bridge.qformer)
 
 
 def _evaluation(source: Source, looks: Looks, built: BuiltBridge, compute: Compute, *, config: RunConfig) -> Evaluation:
