@@ -78,7 +78,7 @@ def table(row: Row, files: list[dict[str, Any]]) -> str:
 def plotted(files: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """A bar for each case on each machine."""
     for file in files:
-        for entry in file["cases"]:
+        for entry in filter(lambda entry: "times_as_fast" in entry, file["cases"]):
             label = f"{file['title']} against {file['peer']}: {_told(entry['case'])}"
             yield {"label": label, "machine": _short(file["machine"]), **entry["times_as_fast"]}
 
@@ -92,11 +92,14 @@ def _short(machine: dict[str, Any]) -> str:
 
 
 def _ratio(entry: Entry) -> str:
-    given = entry["times_as_fast"]
+    if (given := entry.get("times_as_fast")) is None:
+        return "no peer"
     return f"**{given['median']:.2f}** ({given['min']:.2f} to {given['max']:.2f})"
 
 
 def _seconds(entry: Entry, side: str) -> str:
+    if "times_as_fast" not in entry and side == "peer":
+        return ""
     if f"{side}_seconds" in entry:
         return f"{entry[f'{side}_seconds']['median']:.3g}"
     return f"{entry['seconds'][side]:.3g} in {entry['steps'][side]} steps"
@@ -105,6 +108,8 @@ def _seconds(entry: Entry, side: str) -> str:
 def _memory(entry: Entry, part: str) -> str:
     if "memory" not in entry:
         return ""
+    if "peer" not in entry["memory"]:
+        return f"{entry['memory']['ours'][part] / GIB:.2f}"
     ours, peer = (entry["memory"][side][part] for side in ("ours", "peer"))
     return f"{ours / GIB:.2f} / {peer / GIB:.2f} = {ours / peer:.2f}"
 

@@ -24,6 +24,7 @@ class OursItm(Side):
         patches = rows["patches"][:1]
         start = match_pairs(self.bridge, [patches], self.texts, self.pairs)
         self.patches = patches.to(self.compute.dtype)
+        self.bridge.settle(self.compute.dtype)  # as a loaded bridge is
         return {"start": {f"logit {place}": value for place, value in enumerate(start.mean(0).tolist())}}
 
     def step(self) -> None:

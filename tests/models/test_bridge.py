@@ -73,3 +73,19 @@ def test_half_precision_patches_are_computed_in_the_bridges_own_precision():
     stored = tiny_batch().vision.bfloat16()
     assert torch.equal(bridge.soft_prompt(stored), bridge.soft_prompt(stored.float()))
     assert torch.equal(bridge.qformer(None, None, stored).queries, bridge.qformer(None, None, stored.float()).queries)
+
+
+def test_a_settled_bridge_gives_the_numbers_of_autocast_to_the_bit():
+    bridge, batch = tiny_bridge().float().eval(), tiny_batch()
+    patches = batch.vision.bfloat16()
+
+    def logits():
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            image = bridge.qformer.encode_image(patches)
+            return bridge.match_logits(bridge.qformer.fuse(batch.text, image.memory)), image.states
+
+    before = logits()
+    assert bridge.settle(torch.bfloat16) is bridge
+    assert bridge.qformer.layers[0].self_attention.query.weight.dtype == torch.bfloat16
+    assert bridge.heads.image.weight.dtype == bridge.qformer.norm.weight.dtype == torch.float32
+    assert all(torch.equal(*both) for both in zip(logits(), before, strict=True))

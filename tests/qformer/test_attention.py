@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from isthmus.qformer.attention import attention, attention_weights, choose
+from isthmus.qformer import attention as module
+from isthmus.qformer.attention import LARGE, LONG, SHORT, attention, attention_weights, choose, shape_class
 from isthmus.qformer.masks import additive
 
 
@@ -30,10 +31,48 @@ def test_both_kernels_equal_the_definition(trains):
     assert torch.allclose(got, slow_attention(query, key, value, allowed), atol=1e-12, rtol=0)
 
 
-def test_the_table_trains_with_plain_products_on_the_cpu_only():
-    assert choose(torch.device("cpu"), trains=True) == "plain"
-    assert choose(torch.device("cpu"), trains=False) == "fused"
-    assert choose(torch.device("cuda"), trains=True) == "fused"
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [SHORT, LONG, LARGE])
+def test_the_table_trains_with_plain_products_on_the_cpu_only(dtype, shape):
+    assert choose(CPU, dtype, shape, trains=True) == "plain"
+    assert choose(CUDA, dtype, shape, trains=True) == "fused"
+    assert choose(CUDA, dtype, shape, trains=False) == "fused"
+
+
+def test_the_table_predicts_on_the_cpu_by_precision_and_shape():
+    plain = {
+        (dtype, shape)
+        for dtype in (torch.float32, torch.bfloat16, torch.float64)
+        for shape in (SHORT, LONG, LARGE)
+        if choose(CPU, dtype, shape, trains=False) == "plain"
+    }
+    assert plain == {(torch.bfloat16, SHORT), (torch.bfloat16, LONG), (torch.float32, SHORT)}
+
+
+def test_shapes_are_classed_by_their_keys_and_their_scores():
+    assert shape_class(24 * 12, 43, 43) == SHORT
+    assert shape_class(8 * 12, 32, 257) == LONG
+    assert shape_class(12, 4096, 257) == LARGE
+    assert shape_class(1, 2**16, 48) == SHORT
+    assert shape_class(1, 2**22, 2) == LARGE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("keys", [5, 60])
+def test_every_choice_gives_the_same_numbers_within_its_rounding(dtype, keys, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, size, 8, generator=generator).to(dtype) for size in (4, keys, keys))
+    results = []
+    for kernel in ("plain", "fused"):
+        monkeypatch.setattr(module, "choose", lambda *_, kernel=kernel, **__: kernel)
+        results.append(attention(query, key, value).float())
+        learned = query.clone().requires_grad_()
+        results.append(attention(learned, key, value).detach().float())
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    assert all(torch.allclose(result, results[0], atol=tolerance, rtol=tolerance) for result in results)
 
 
 def test_weights_are_probabilities():

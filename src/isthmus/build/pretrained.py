@@ -130,7 +130,8 @@ def load_alone(folder: Path) -> LoadedBridge:
 def save_bridges(bridges: Mapping[int, LoadedBridge], folder: Path, *, licence: str | None) -> None:
     """Write one bridge as a folder, or those of both stages into `stage1` and `stage2` below it.
 
-    Raises `CheckpointError`, before anything is written, where a place holds what is no model folder.
+    The weights are those of the folder that each was loaded from, in full precision. Raises `CheckpointError`, before
+    anything is written, where a place holds what is no model folder, or the folder loaded from is gone.
     """
     places = {stage: folder / STAGES[stage] if len(bridges) > 1 else folder for stage in bridges}
     if len(bridges) > 1 and (bridge_folder(folder) / CONFIG).exists():
@@ -138,7 +139,7 @@ def save_bridges(bridges: Mapping[int, LoadedBridge], folder: Path, *, licence: 
     for place in places.values():
         check_model_place(place)
     for stage, loaded in bridges.items():
-        tensors = {name: tensor.cpu() for name, tensor in loaded.bridge.state_dict().items()}
+        tensors = read_bridge(loaded.folder).tensors  # as they were trained: the loaded ones may have been rounded
         provenance = loaded.provenance if licence is None else {**loaded.provenance, "licence": licence}
         file = BridgeFile(loaded.bridge.sizes, tensors, provenance)
         save = None if loaded.tokenizer is None else loaded.tokenizer.save
@@ -181,7 +182,7 @@ def _load(folder: Path, file: BridgeFile, moved: Mapping[str, tuple[str, str]], 
     longest = file.provenance["config"]["bridge"]["max_tokens"]
     has_one = file.sizes.text or (folder / "tokenizer_config.json").is_file()
     tokenizer = QFormerTokenizer(folder, max_tokens=longest) if has_one else None
-    bridge = freeze(load_bridge(file)).to(compute.device)
+    bridge = freeze(load_bridge(file)).to(compute.device).settle(compute.dtype)
     provenance = copy.deepcopy(file.provenance)
     for name, (weights, address) in moved.items():
         if name in provenance["towers"]:  # a copy of this folder then finds them where they are

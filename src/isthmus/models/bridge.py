@@ -99,6 +99,17 @@ class Bridge(nn.Module):
         prompt: Tensor = self.projection(states)
         return prompt
 
+    def settle(self, dtype: torch.dtype) -> "Bridge":
+        """Keep the weights of the layers' products in the dtype that they are computed in: for prediction alone.
+
+        Under autocast every call would round them anew; now they are rounded once, to the same numbers. Norms,
+        embeddings, heads and the image's keys and values stay as they are. Returns itself.
+        """
+        for part in self.qformer.layers.modules():
+            if isinstance(part, nn.Linear):
+                part.to(dtype)
+        return self
+
     def need_heads(self) -> Heads:
         """The heads of ITC and ITM; raises `AbsentPartError` where they are absent."""
         if self.heads is None:

@@ -1,9 +1,9 @@
 """The one attention function of the Q-Former, and the table that chooses how it is computed.
 
 The table is data that ships with the package: nothing is timed at run time, so a run is reproducible.
-Rows follow measurements (docs/adr/0010-attention-table.md): forward and backward through
-torch's fused attention take 1.2 to 4 times as long as plain products on a CPU, while inference in bf16 is
-faster fused. CUDA has fused kernels for both.
+Rows follow measurements (docs/adr/0010-attention-table.md): on a CPU, training takes plain products, since forward and
+backward through torch's fused attention take up to six times as long; prediction takes them where few keys are looked
+at or bf16 is computed in, and the fused call where there are many scores. CUDA has fused kernels for all.
 """
 
 from typing import Any
@@ -16,13 +16,30 @@ from torch.nn import functional as F
 from isthmus.qformer.dropout import as_factor, draw_kept
 
 TABLE_VERSION = 2
-# (device type, trains) -> fused or plain; a device that is not listed takes the fused call.
-_TABLE = {("cpu", True): "plain", ("cpu", False): "fused", ("cuda", True): "fused", ("cuda", False): "fused"}
+SHORT, LONG, LARGE = "short", "long", "large"
+_SHORT_KEYS, _LARGE_SCORES = 48, 4 * 2**20
+
+# What is not listed is fused.
+_TRAINING = {"cpu": "plain"}
+_PREDICTION = {
+    ("cpu", torch.bfloat16, SHORT): "plain",
+    ("cpu", torch.bfloat16, LONG): "plain",
+    ("cpu", torch.float32, SHORT): "plain",
+}
 
 
-def choose(device: torch.device, *, trains: bool) -> str:
-    """Name the kernel that the table gives for a device: `plain` or `fused`."""
-    return _TABLE.get((device.type, trains), "fused")
+def shape_class(rows: int, queries: int, keys: int) -> str:
+    """`large`: too many scores for a cache; else `short` or `long` by the keys. Every head of a batch is a row."""
+    if rows * queries * keys > _LARGE_SCORES:
+        return LARGE
+    return SHORT if keys <= _SHORT_KEYS else LONG
+
+
+def choose(device: torch.device, dtype: torch.dtype, shape: str, *, trains: bool) -> str:
+    """Name the kernel that the table gives: `plain` or `fused`."""
+    if trains:
+        return _TRAINING.get(device.type, "fused")
+    return _PREDICTION.get((device.type, dtype, shape), "fused")
 
 
 def attention(
@@ -38,9 +55,10 @@ def attention(
     Source: Vaswani et al. 2017, §3.2.1.
     """
     trains = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
-    if choose(query.device, trains=trains) == "fused":
+    shape = shape_class(query.shape[0] * query.shape[1], query.shape[2], key.shape[2])
+    if choose(query.device, query.dtype, shape, trains=trains) == "fused":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not trains:
         return F.dropout(attention_weights(query, key, bias=bias), dropout, training=dropout > 0) @ value
     with torch.autocast(query.device.type, enabled=False):
         attended: Tensor = _Plain.apply(query, key, value, bias, dropout)
