@@ -9,6 +9,7 @@ The parts are applied by `qformer.py`, which knows who looks at whom; nothing he
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from isthmus.qformer.memory import Memory, merge_heads, split_heads
 from isthmus.records import BridgeSizes
 
 Heads = Float[Tensor, "B H K d"]
+Looking = Float[Tensor, "B H S d"]
 
 
 @dataclass(frozen=True)
@@ -59,25 +61,34 @@ class SelfAttention(nn.Module):
         self.output = AttentionOutput(sizes, dropouts)
         self.dropout = dropouts.attention
 
+    def project(self, states: Float[Tensor, "... D"], layout: Layout | None = None) -> tuple[Looking, Heads, Heads]:
+        """Queries, keys and values of the same states, which are rounded to the precision of products once."""
+        rounded = as_computed(states)
+        return (self.project_query(rounded, layout), *self.keys_values(rounded, layout))
+
+    def project_query(self, states: Float[Tensor, "... D"], layout: Layout | None = None) -> Looking:
+        """Project what looks."""
+        return self._heads(self.query(states), layout)
+
     def keys_values(self, states: Float[Tensor, "... D"], layout: Layout | None = None) -> tuple[Heads, Heads]:
         """Project what is looked at."""
-        return self._heads(self.key(states), layout), self._heads(self.value(states), layout)
+        rounded = as_computed(states)
+        return self._heads(self.key(rounded), layout), self._heads(self.value(rounded), layout)
 
     def forward(
         self,
         states: Float[Tensor, "... D"],
-        keys_values: tuple[Heads, Heads],
+        projected: tuple[Looking, Heads, Heads],
         bias: Tensor | None,
         layout: Layout | None = None,
     ) -> Float[Tensor, "... D"]:
-        """Let `states` look at keys and values under an additive bias."""
-        query = self._heads(self.query(states), layout)
-        attended = attention(query, *keys_values, bias=bias, dropout=self.dropout if self.training else 0.0)
+        """Let `states`, by their projected queries, look at keys and values under an additive bias."""
+        attended = attention(*projected, bias=bias, dropout=self.dropout if self.training else 0.0)
         merged = merge_heads(attended)
         joined: Tensor = self.output(merged if layout is None else layout.unpad(merged), states)
         return joined
 
-    def _heads(self, projected: Float[Tensor, "... D"], layout: Layout | None) -> Heads:
+    def _heads(self, projected: Float[Tensor, "... D"], layout: Layout | None) -> Float[Tensor, "B H R d"]:
         return split_heads(projected if layout is None else layout.pad(projected), self.heads)
 
 
@@ -118,6 +129,17 @@ class FeedForward(nn.Module):
         hidden = dropout(gelu_then(self.down, self.up(states)), self.dropout, training=self.training)
         joined: Tensor = self.norm(hidden + states)
         return joined
+
+
+def compute_dtype(states: Tensor) -> torch.dtype:
+    """The dtype that products of these states are computed in: autocast's, or their own."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+
+
+def as_computed(states: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """States as products take them, so that several share one copy."""
+    return states.to(compute_dtype(states))
 
 
 class Layer(nn.Module):

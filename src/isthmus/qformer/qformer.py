@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from isthmus.errors import AbsentPartError, ConfigError
 from isthmus.qformer.attention import attention_weights
 from isthmus.qformer.dropout import dropout
-from isthmus.qformer.layer import Dropouts, FeedForward, Heads, Layer
+from isthmus.qformer.layer import Dropouts, FeedForward, Heads, Layer, compute_dtype
 from isthmus.qformer.layout import Layout
 from isthmus.qformer.masks import additive, bidirectional, multimodal_causal
 from isthmus.qformer.memory import Memory, PatchMemory, split_heads
@@ -87,12 +87,11 @@ class QFormer(nn.Module):
         count, states = self.queries.shape[0], self._embed_queries(patches.shape[0])
         if text is not None:
             states = torch.cat([states, self._embed_text(text)], dim=1)
-        bias = None if mask is None else self._bias(mask[:, None], states)
+        bias = None if mask is None else additive(mask[:, None], compute_dtype(states))
         normalised = self.memory.norm(self.memory.own_dtype(patches))
         looks: list[Tensor] = []
         for layer, cross in self._layers():
-            attention_block = layer.self_attention
-            states = attention_block(states, attention_block.keys_values(states), bias)
+            states = layer.self_attention(states, layer.self_attention.project(states), bias)
             queries, words = states[:, :count], states[:, count:]
             if layer.cross_attention is not None:
                 keys = split_heads(self.memory.keys[cross](normalised), self.memory.heads)
@@ -109,8 +108,9 @@ class QFormer(nn.Module):
         memory = self.memory.project(patches)
         states, prefix = self._embed_queries(patches.shape[0]), []
         for layer, cross in self._layers():
-            prefix.append(layer.self_attention.keys_values(states))
-            states = layer.self_attention(states, prefix[-1], None)
+            projected = layer.self_attention.project(states)
+            prefix.append(projected[1:])
+            states = layer.self_attention(states, projected, None)
             states = self._cross(layer, states, memory, cross)
         return ImageEncoding(states, tuple(prefix), memory)
 
@@ -118,11 +118,12 @@ class QFormer(nn.Module):
         """Encode text alone; returns the state of its first token, [CLS]."""
         layout = Layout.of(text.mask)
         words = layout.words(self._embed_text(text))
-        bias = self._bias(text.mask[:, None, None], words)
+        bias = additive(text.mask[:, None, None], compute_dtype(words))
         for layer, last in self._until_last():
-            keys_values = layer.self_attention.keys_values(words, layout)
-            looking, its_layout = (layout.first(words), None) if last else (words, layout)
-            words = layer.self_attention(looking, keys_values, bias, its_layout)
+            if last:
+                words = self._look(layer, layout.first(words), layer.self_attention.keys_values(words, layout), bias)
+            else:
+                words = layer.self_attention(words, layer.self_attention.project(words, layout), bias, layout)
             words = self._text_feed_forward(layer)(words)
         return words[:, 0]
 
@@ -131,14 +132,14 @@ class QFormer(nn.Module):
         count = self.queries.shape[0]
         layout = Layout.of(text.mask, queries=count)
         queries, words = self._embed_queries(len(text.ids)), layout.words(self._embed_text(text))
-        bias = self._bias(bidirectional(count, text.mask)[:, None, :1], queries)
+        bias = additive(bidirectional(count, text.mask)[:, None, :1], compute_dtype(queries))
         for (layer, cross), (_, last) in zip(self._layers(), self._until_last(), strict=True):
             tokens = layout.join(queries, words)
-            keys_values = layer.self_attention.keys_values(tokens, layout)
             if last:
-                queries = layer.self_attention(queries, keys_values, bias)
+                queries = self._look(layer, queries, layer.self_attention.keys_values(tokens, layout), bias)
             else:
-                queries, words = layout.split(layer.self_attention(tokens, keys_values, bias, layout))
+                projected = layer.self_attention.project(tokens, layout)
+                queries, words = layout.split(layer.self_attention(tokens, projected, bias, layout))
                 words = self._text_feed_forward(layer)(words)
             queries = self._cross(layer, queries, memory, cross)
         return queries
@@ -147,11 +148,11 @@ class QFormer(nn.Module):
         """Read text left to right after an image's queries; state t predicts token t + 1."""
         count, layout = self.queries.shape[0], Layout.of(text.mask)
         words = layout.words(self._embed_text(text))
-        bias = self._bias(multimodal_causal(count, text.mask)[:, None, count:], words)
+        bias = additive(multimodal_causal(count, text.mask)[:, None, count:], compute_dtype(words))
         for (layer, _), (query_keys, query_values) in zip(self._layers(), prefix, strict=True):
-            keys, values = layer.self_attention.keys_values(words, layout)
+            looking, keys, values = layer.self_attention.project(words, layout)
             seen = torch.cat([query_keys, keys], dim=2), torch.cat([query_values, values], dim=2)
-            words = self._text_feed_forward(layer)(layer.self_attention(words, seen, bias, layout))
+            words = self._text_feed_forward(layer)(layer.self_attention(words, (looking, *seen), bias, layout))
         return layout.pad(words)
 
     def predict(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... W"]:
@@ -175,6 +176,13 @@ class QFormer(nn.Module):
         for number, (layer, _) in enumerate(self._layers()):
             yield layer, number == len(self.layers) - 1
 
+    def _look(
+        self, layer: Layer, states: Tensor, keys_values: tuple[Heads, Heads], bias: Tensor
+    ) -> Float[Tensor, "B S D"]:
+        """Self-attention of the few states that the last layer returns, over all that it has keys and values of."""
+        looked: Tensor = layer.self_attention(states, (layer.self_attention.project_query(states), *keys_values), bias)
+        return looked
+
     def _cross(self, layer: Layer, queries: Tensor, memory: Memory, cross: int) -> Float[Tensor, "B Q D"]:
         """The queries' own path through a layer, after self-attention."""
         if layer.cross_attention is not None:
@@ -188,11 +196,6 @@ class QFormer(nn.Module):
 
     def _embed_text(self, text: Text) -> Float[Tensor, "B T D"]:
         return dropout(self.norm(self._text_half().embed(text.ids)), self.dropout, training=self.training)
-
-    def _bias(self, mask: Bool[Tensor, "..."], states: Tensor) -> Float[Tensor, "..."]:
-        """A mask as what is added to scores, in the dtype that they are computed in."""
-        device = states.device.type
-        return additive(mask, torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype)
 
     def _text_half(self) -> TextHalf:
         if self.text is None:
