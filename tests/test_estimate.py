@@ -1,5 +1,7 @@
 """`--estimate`: exact where it can be, and equal to what a real step saves for its backward."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -69,6 +71,8 @@ def test_the_figures_are_those_of_the_run(recipes, stage):
     assert figures.trained == sum(one.numel() for one in bridge.parameters() if one.requires_grad)
     assert figures.parameters == storage_bytes(bridge.state_dict().values())
     assert figures.towers == {n: storage_bytes(t.module.state_dict().values()) for n, t in training.towers.items()}
+    assert figures.resident == figures.peak + figures.gradients + figures.peak // 10
+    assert replace(figures, device="cuda").resident is None
     assert figures.peak >= figures.activations + figures.parameters + figures.optimizer + sum(figures.towers.values())
     assert training.evaluation is None
     looked = figures.store
@@ -100,6 +104,7 @@ def test_the_command_prints_and_makes_nothing(recipes, capfd):
     assert sorted(place.rglob("*")) == before
     assert out.startswith("stage 1 on cpu, computing in float32:\n  trained: 11,205 parameters")
     assert "peak of a step, towers included" in out
+    assert "as the system shows it, about" in out
     assert "24 pictures x 2 views x 17 patches x 16: 51 KiB on disk" in out
 
 
