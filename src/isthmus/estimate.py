@@ -82,11 +82,7 @@ class Estimate:
 
     @property
     def resident(self) -> int | None:
-        """What the system will show on a CPU above imports; None elsewhere.
-
-        A measured rule, not a count: glibc's heap keeps what lies between gradients and what was freed around them.
-        Peak, gradients once more and a tenth came within 6 % of four runs of stage 1 (docs/log.md).
-        """
+        """What the system shows on a CPU, where glibc keeps what was freed: a rule measured in docs/log.md."""
         return self.peak + self.gradients + self.peak // 10 if self.device == "cpu" else None
 
     def lines(self) -> list[str]:
@@ -112,10 +108,10 @@ class Estimate:
         if self.store is None:
             return "  features: none are stored; every step encodes its pictures"
         store, size = self.store, binary(self.store.bytes)
-        shape = f"{store.sizes.patches} patches x {store.sizes.width}"
         return (
-            f"  features: {store.pictures} pictures x {store.views} views x {shape}: {size} on disk, mapped and not "
-            "loaded: what of it stays in memory, the system takes back when others need it"
+            f"  features: {store.pictures} pictures x {store.views} views x {store.sizes.patches} patches x "
+            f"{store.sizes.width}: {size} on disk, mapped and not loaded: what of it stays in memory, the system takes "
+            "back when others need it"
         )
 
 
@@ -234,10 +230,7 @@ def _store(config: RunConfig, sources: list[Mixture], eyes: _Eyes) -> Store:
 
 
 def _batches(config: RunConfig, source: Mixture, tokenize: Tokenize) -> list[Batch]:
-    """The micro-batches of a step, without their pictures: of the run's first ones that with the longest texts.
-
-    A second one shows what accumulation adds; the third adds nothing.
-    """
+    """The run's first micro-batch with the longest texts, twice under accumulation: a third would add nothing."""
     alone = config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})})
     loader, _ = training_loader(source, _Blind(), alone, tokenize=tokenize, broken=broken_pictures(config))
     longest = max(islice(loader, _BATCHES), key=_text_size)
