@@ -1,9 +1,12 @@
 """Each verb equals the definition under its mask: values and gradients of every parameter, fp64, 1e-12."""
 
+import math
+
 import pytest
 import torch
 
 from isthmus.errors import AbsentPartError, ConfigError
+from isthmus.qformer import memory
 from isthmus.qformer.initialize import from_scratch
 from isthmus.qformer.layer import Dropouts
 from isthmus.qformer.masks import bidirectional, multimodal_causal, unimodal
@@ -101,32 +104,52 @@ def test_queries_under_the_causal_mask_are_those_of_the_image_pass():
     assert torch.allclose(causal, qformer.encode_image(patches).states, atol=1e-12, rtol=0)
 
 
+@pytest.fixture(params=["shared", "copied"])
+def selection(request, monkeypatch):
+    """Both ways in which rows get at the image they look at."""
+    monkeypatch.setattr(memory, "WORTH_SHARING", 0 if request.param == "shared" else math.inf)
+    return request.param
+
+
+@pytest.mark.usefixtures("selection")
 def test_a_selected_memory_is_the_memory_of_the_selected_images():
     qformer, (_, patches) = build(), ragged()
     index = torch.tensor([2, 0, 2])
     query = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64, requires_grad=True)
     results = []
-    for memory in (qformer.memory.project(patches).select(index), qformer.memory.project(patches[index])):
-        seen = memory.attended(query, 0, heads=2)
+    for looked_at in (qformer.memory.project(patches).select(index), qformer.memory.project(patches[index])):
+        seen = looked_at.attended(query, 0, heads=2)
         parameters = (query, qformer.memory.keys[0].weight, qformer.memory.values[0].weight, qformer.memory.norm.weight)
         results.append((seen, *torch.autograd.grad(seen.square().sum(), parameters)))
     for got, expected in zip(*results, strict=True):
         assert torch.allclose(got, expected, atol=1e-12, rtol=0)
 
 
+@pytest.mark.usefixtures("selection")
 def test_a_memory_is_selected_from_a_selected_one():
     qformer, (_, patches) = build(), ragged()
     query = torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    memory = qformer.memory.project(patches)
-    twice = memory.select(torch.tensor([2, 0, 2, 1])).select(torch.tensor([2, 3]))
-    once = memory.select(torch.tensor([2, 1]))
+    whole = qformer.memory.project(patches)
+    twice = whole.select(torch.tensor([2, 0, 2, 1])).select(torch.tensor([2, 3]))
+    once = whole.select(torch.tensor([2, 1]))
     assert torch.allclose(twice.attended(query, 0, heads=2), once.attended(query, 0, heads=2), atol=1e-12, rtol=0)
 
 
-def test_a_selection_copies_no_keys_and_values():
-    memory = build().memory.project(ragged()[1])
-    selected = memory.select(torch.tensor([2, 0, 2]))
-    assert all(a is b for a, b in zip((*selected.keys, *selected.values), (*memory.keys, *memory.values), strict=True))
+def test_a_large_selection_copies_no_keys_and_values(selection):
+    whole = build().memory.project(ragged()[1])
+    chosen = whole.select(torch.tensor([2, 0, 2]))
+    both = zip((*chosen.keys, *chosen.values), (*whole.keys, *whole.values), strict=True)
+    assert all((a is b) == (selection == "shared") for a, b in both)
+
+
+def test_memories_of_the_paper_s_size_are_shared_and_those_of_the_quickstart_are_not():
+    def whole(patches, width):
+        layer = torch.zeros(2, 12, patches, width // 12, dtype=torch.bfloat16)
+        return memory.Memory((layer,), (layer,))
+
+    index = torch.tensor([1, 1, 0])
+    assert whole(257, 768).select(index).sharing is not None
+    assert whole(49, 384).select(index).sharing is None
 
 
 def test_padding_changes_nothing():

@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from isthmus.qformer.attention import attention
 
 COUNTS_FREELY = {"cpu"}  # elsewhere reading an index on the host would wait for all that was asked before it
+WORTH_SHARING = 2**18
+"""Bytes of one image's keys in a layer from which rows share them. Below, one call on copies is faster than a call for
+each image: of 49 patches 384 wide in bf16, 64 calls a layer cost more than all that sharing saves (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,21 @@ class Memory:
     def select(self, index: Int[Tensor, " S"]) -> "Memory":
         """Let row s look at image `index[s]`, repeats allowed: hard negatives without a new projection.
 
-        On a CPU nothing is copied: rows that look at one image are more queries on one memory. Elsewhere images are
-        copied to where they are looked at. `index_select` and not `[index]`: the backward of the latter adds in no
-        fixed order.
+        On a CPU large memories are not copied: rows that look at one image are more queries on one memory. Elsewhere
+        images are copied to where they are looked at. `index_select` and not `[index]`: the backward of the latter
+        adds in no fixed order.
         """
         if self.index is not None:
             index = self.index.index_select(0, index)
-        if index.device.type in COUNTS_FREELY and not torch.compiler.is_compiling():
+        if self._is_shared(index):
             return Memory(self.keys, self.values, index, Sharing.of(index))
         keys = tuple(layer.index_select(0, index) for layer in self.keys)
         return Memory(keys, tuple(layer.index_select(0, index) for layer in self.values))
+
+    def _is_shared(self, index: Int[Tensor, " S"]) -> bool:
+        if index.device.type not in COUNTS_FREELY or torch.compiler.is_compiling():
+            return False
+        return self.keys[0][0].numel() * self.keys[0].element_size() >= WORTH_SHARING
 
     def attended(
         self, query: Float[Tensor, "S Q D"], cross: int, *, heads: int, dropout: float = 0.0
