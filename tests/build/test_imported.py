@@ -206,6 +206,7 @@ def test_a_key_that_begins_like_a_tower_s_and_is_none_of_it_is_refused_by_name(p
 
 def test_what_is_stored_twice_or_no_longer_stored_is_no_foreign_key(published, tmp_path):
     folder, kind, put = published
+    plain = convert_in(str(folder), tmp_path / "plain", Towers())
     state = load_file(folder / "model.safetensors")
     if kind.endswith("t5"):
         copied, source = ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head"), "language_model.shared.weight"
@@ -216,7 +217,10 @@ def test_what_is_stored_twice_or_no_longer_stored_is_no_foreign_key(published, t
     else:
         copied, source = (), "query_tokens"
     put(**{f"language_model.{name}.weight": state[source].clone() for name in copied})
-    convert_in(str(folder), tmp_path / "ours", Towers())
+    ours = convert_in(str(folder), tmp_path / "ours", Towers())
+    assert ours.tensors.keys() == plain.tensors.keys()
+    assert all(torch.equal(tensor, plain.tensors[name]) for name, tensor in ours.tensors.items())
+    assert ours.provenance["towers"] == plain.provenance["towers"]
 
 
 def test_a_config_of_which_transformers_makes_no_model_is_one_sentence(tmp_path):

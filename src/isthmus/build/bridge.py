@@ -11,7 +11,7 @@ from isthmus.checkpoints.keymap import TEMPERATURE
 from isthmus.config.model import BridgeConfig
 from isthmus.errors import CheckpointError, ConfigError, TowerError
 from isthmus.models.bridge import Bridge
-from isthmus.qformer.initialize import InitReport, draw_random, from_bert, from_scratch, read_bert
+from isthmus.qformer.initialize import Bert, InitReport, draw_random, from_bert, from_scratch, read_bert
 from isthmus.qformer.layer import Dropouts
 from isthmus.qformer.tokenizer import QFormerTokenizer
 from isthmus.records import BridgeFile, BridgeSizes
@@ -36,22 +36,10 @@ class BuiltBridge:
 
 def fresh_bridge(config: BridgeConfig, vision_width: int, *, seed: int) -> BuiltBridge:
     """Build a stage-1 bridge from a BERT or from scratch, as the config says."""
+    bert = None
     if config.bert is not None:
         bert = read_bert(resolve(config.bert).name, revision=resolve(config.bert).revision)
-        tokenizer = QFormerTokenizer(bert.folder, max_tokens=config.max_tokens)
-        sizes = bert.sizes(
-            vision_width,
-            vocabulary=tokenizer.vocabulary,
-            queries=config.queries,
-            cross_frequency=config.cross_frequency,
-        )
-    else:
-        bert = None
-        assert config.scratch is not None
-        tokenizer = QFormerTokenizer(tokenizer_folder(config.scratch.tokenizer), max_tokens=config.max_tokens)
-        sizes = scratch_sizes(config, vision_width, tokenizer.vocabulary)
-    check_positions(config, sizes)
-    sizes = replace(sizes, shared_width=config.shared_width, patch_norm_eps=config.patch_norm_eps)
+    tokenizer, sizes = fresh_sizes(config, vision_width, bert)
     bridge = Bridge(sizes, dropouts(config))
     if bert is None:
         report = from_scratch(bridge.qformer, seed=seed)
@@ -60,6 +48,24 @@ def fresh_bridge(config: BridgeConfig, vision_width: int, *, seed: int) -> Built
         report = from_bert(bridge.qformer, bert, seed=seed, fold_token_type=config.fold_token_type, dec_from=dec_from)
     draw_random(bridge.need_heads(), seed=seed + 1)
     return BuiltBridge(bridge, tokenizer, _with_heads(report, bridge).lines(), _fresh(report, bridge), config)
+
+
+def fresh_sizes(config: BridgeConfig, vision_width: int, bert: Bert | None) -> tuple[QFormerTokenizer, BridgeSizes]:
+    """The tokenizer of a fresh bridge and all its sizes: those of its BERT, or from scratch as the config says."""
+    if bert is not None:
+        tokenizer = QFormerTokenizer(bert.folder, max_tokens=config.max_tokens)
+        sizes = bert.sizes(
+            vision_width,
+            vocabulary=tokenizer.vocabulary,
+            queries=config.queries,
+            cross_frequency=config.cross_frequency,
+        )
+    else:
+        assert config.scratch is not None
+        tokenizer = QFormerTokenizer(tokenizer_folder(config.scratch.tokenizer), max_tokens=config.max_tokens)
+        sizes = scratch_sizes(config, vision_width, tokenizer.vocabulary)
+    check_positions(config, sizes)
+    return tokenizer, replace(sizes, shared_width=config.shared_width, patch_norm_eps=config.patch_norm_eps)
 
 
 def check_positions(config: BridgeConfig, sizes: BridgeSizes) -> None:

@@ -1,6 +1,6 @@
 """Config → encoder and stage without their weights: the very modules of a run, on `meta`, for their sizes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig
 
-from isthmus.build.bridge import BuiltBridge, check_positions, dropouts, scratch_sizes, tokenizer_folder
+from isthmus.build.bridge import BuiltBridge, dropouts, fresh_sizes
 from isthmus.build.filling import RANDOM
 from isthmus.build.folders import one_bridge
 from isthmus.build.going_on import Start, stage1_from, stage2_from
@@ -24,8 +24,7 @@ from isthmus.models.bridge import Bridge
 from isthmus.models.stage1 import Stage1, Stage1Options
 from isthmus.models.stage2 import Stage2
 from isthmus.qformer.initialize import Bert
-from isthmus.qformer.tokenizer import QFormerTokenizer
-from isthmus.records import BridgeFile, BridgeSizes, Source
+from isthmus.records import BridgeFile, Source
 from isthmus.vision.encoder import Encoder
 
 _DESCRIPTION = ["config.json", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
@@ -77,21 +76,8 @@ def _start(init: InitConfig, before: Planned | None) -> Start:
 
 
 def _fresh(config: BridgeConfig, vision_width: int) -> BuiltBridge:
-    if config.bert is not None:
-        bert = _describe_bert(config.bert)
-        tokenizer = QFormerTokenizer(bert.folder, max_tokens=config.max_tokens)
-        sizes: BridgeSizes = bert.sizes(
-            vision_width,
-            vocabulary=tokenizer.vocabulary,
-            queries=config.queries,
-            cross_frequency=config.cross_frequency,
-        )
-    else:
-        assert config.scratch is not None
-        tokenizer = QFormerTokenizer(tokenizer_folder(config.scratch.tokenizer), max_tokens=config.max_tokens)
-        sizes = scratch_sizes(config, vision_width, tokenizer.vocabulary)
-    check_positions(config, sizes)
-    sizes = replace(sizes, shared_width=config.shared_width, patch_norm_eps=config.patch_norm_eps)
+    bert = None if config.bert is None else _describe_bert(config.bert)
+    tokenizer, sizes = fresh_sizes(config, vision_width, bert)
     return BuiltBridge(Bridge(sizes, dropouts(config)), tokenizer, [], frozenset(), config)
 
 
