@@ -14,8 +14,10 @@ from isthmus.data.sampler import CounterSampler
 from isthmus.errors import UserError
 from isthmus.models.stage1 import Stage1
 from isthmus.records import Losses, Term
-from isthmus.train.loop import Hooks, Plan, Trainer
+from isthmus.train.hooks import Hooks
+from isthmus.train.loop import Trainer
 from isthmus.train.optimizer import AdamW, Rates, make_optimizer
+from isthmus.train.plan import Plan
 from isthmus.train.tracking import JsonLines, Reporter
 
 PLAN = Plan(

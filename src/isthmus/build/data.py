@@ -1,6 +1,6 @@
 """Config → sources, feature store and loaders."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from isthmus.features.extract import Progress, extract
 from isthmus.features.key import Views, store_key
 from isthmus.features.pixels import PixelLook
 from isthmus.features.store import FeatureStore, StoredLook
-from isthmus.records import Batch, PictureBytes, Source, Text
+from isthmus.records import Batch, Batches, PictureBytes, Source, Text
 from isthmus.vision.encoder import Encoder
 
 Tokenize = Callable[[Sequence[str]], Text]
@@ -159,7 +159,7 @@ class Looks:
         given, prepare = self.config, self.encoder.preprocessing
         return PixelLook(prepare, seed=seed, scale=(given.scale_min, 1.0), flip=given.flip, colour=given.colour)
 
-    def patches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+    def patches(self, batches: Batches) -> Batches:
         """The same batches with patches in them: stored ones as they are, pixels through the frozen encoder."""
         return _Encoded(batches, self.encoder) if self.store is None else batches
 
@@ -173,8 +173,12 @@ def pictures(source: Source) -> list[Path | PictureBytes]:
 class _Encoded:
     """Batches of pixels that the encoder turns into patches on its own device, one batch at a time."""
 
-    batches: Iterable[Batch]
+    batches: Batches
     encoder: Encoder
+
+    def close(self) -> None:
+        """End the processes that load pixels."""
+        self.batches.close()
 
     def __iter__(self) -> Iterator[Batch]:
         device = next(self.encoder.parameters()).device
@@ -210,13 +214,13 @@ def open_looks(
 
 
 def training_loader(
-    source: Mixture, look: Look, config: RunConfig, *, tokenize: Tokenize, broken: BrokenPictures
+    source: Mixture, look: Look, config: RunConfig, *, tokenize: Tokenize, broken: BrokenPictures, start: int = 0
 ) -> tuple[Loader, int]:
-    """This rank's micro-batches of a whole run, and how many there are in an epoch."""
+    """This rank's micro-batches of a run after its first `start` steps, and how many there are in an epoch."""
     sampler, tolerant = _sampler(source, config), broken.tolerated
     rows = TrainingRows(source, look, seed=config.seed, refill=tolerant, spans=source.spans)
-    steps, workers = range(config.train.steps * config.train.accumulation), Workers(config.data.workers)
-    watch = broken if tolerant else None
+    micro, workers, watch = config.train.accumulation, Workers(config.data.workers), broken if tolerant else None
+    steps = range(start * micro, config.train.steps * micro)
     loader = make_loader(rows, sampler, steps=steps, tokenize=tokenize, workers=workers, broken=watch)
     return loader, sampler.batches_per_epoch
 

@@ -5,8 +5,8 @@ import torch
 from isthmus.build.bridge import BuiltBridge
 from isthmus.build.stages import learning_rates
 from isthmus.config.run import RunConfig
-from isthmus.train.loop import Plan
 from isthmus.train.optimizer import AdamW, make_optimizer
+from isthmus.train.plan import Plan
 
 
 def optimizer_of(config: RunConfig, built: BuiltBridge) -> torch.optim.AdamW:
@@ -34,4 +34,6 @@ def plan_of(config: RunConfig, batches_per_epoch: int) -> Plan:
         log_every=train.log_every,
         evaluate_every=train.evaluate_every,
         save_every=train.save_every,
+        save_seconds=None if train.save_minutes is None else 60 * train.save_minutes,
+        stop_after_skipped=train.stop_after_skipped,
     )
