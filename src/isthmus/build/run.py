@@ -96,7 +96,7 @@ def _go_on(found: Found, trainer: Trainer, keeper: Keeper) -> None:
     position = found.file.position
     rows = keeper.config.train.batch_size * distributed.world_size()
     refuse_other_batch(position, rows=rows, accumulation=trainer.plan.accumulation)
-    put_back(trainer, found.file)
+    put_back(trainer, found.file, found.resumed.folder)
     keeper.go_on(position)
 
 

@@ -195,7 +195,7 @@ def keep_earlier(order: Order) -> Path | None:
 
 
 def start_anew(config: RunConfig) -> RunConfig:
-    """The same config, told to go on from nothing that is there, and to train over a bridge that is no longer wanted."""
+    """The same config, told to go on from nothing that is there, and to train over whatever is."""
     return config.model_copy(update={"overwrite": True})
 
 

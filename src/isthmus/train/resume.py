@@ -5,8 +5,9 @@ be bit-equal; they are kept all the same, for what a user's own model may draw.
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from isthmus import distributed
-from isthmus.checkpoints.training import TrainingFile
-from isthmus.errors import CheckpointError, ConfigError, UserError
+from isthmus.checkpoints.native import WEIGHTS
+from isthmus.checkpoints.training import OPTIMIZER, TrainingFile, check_tensors
+from isthmus.errors import ConfigError, UserError
 from isthmus.train.loop import Trainer
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,18 @@ def take(trainer: Trainer) -> Snapshot:
     return Snapshot(bridge, moments, generators, position)
 
 
-def put_back(trainer: Trainer, file: TrainingFile) -> None:
-    """Make a fresh trainer the one that a checkpoint was taken of.
+def put_back(trainer: Trainer, file: TrainingFile, folder: Path) -> None:
+    """Make a fresh trainer the one that a checkpoint, which lies in `folder`, was taken of.
 
     With another number of processes, the running means of the first take what the others had, and each rank's
     generators are those of the rank of its number, where there was one.
     Raises `CheckpointError` listing keys and shapes that do not fit the bridge or the optimizer.
     """
     bridge = trainer.bare.bridge
-    _check_fit("bridge", {name: tensor.shape for name, tensor in bridge.state_dict().items()}, file.bridge.tensors)
+    wanted = {name: tensor.shape for name, tensor in bridge.state_dict().items()}
+    check_tensors(file.bridge.tensors, wanted, folder / WEIGHTS)
     bridge.load_state_dict(file.bridge.tensors)
-    _put_moments(trainer, file.optimizer)
+    _put_moments(trainer, file.optimizer, folder / OPTIMIZER)
     _put_generators(file.random, trainer.accelerator.device)
     place = file.position
     trainer.done, trainer.scored = place["step"], place["scored"]
@@ -100,7 +102,7 @@ def _refuse_broken(tensors: Mapping[str, Tensor], step: int) -> None:
         )
 
 
-def _put_moments(trainer: Trainer, moments: dict[str, Tensor]) -> None:
+def _put_moments(trainer: Trainer, moments: dict[str, Tensor], path: Path) -> None:
     named: dict[str, nn.Parameter] = dict(trainer.bare.bridge.named_parameters())
     wanted = {
         f"{name}.{moment}": torch.Size() if moment == "step" else parameter.shape
@@ -108,7 +110,7 @@ def _put_moments(trainer: Trainer, moments: dict[str, Tensor]) -> None:
         if parameter.requires_grad
         for moment in _MOMENTS
     }
-    _check_fit("optimizer", wanted, moments)
+    check_tensors(moments, wanted, path)
     for name in {key.rpartition(".")[0] for key in wanted}:
         parameter = named[name]
         trainer.raw_optimizer.state[parameter] = {
@@ -116,31 +118,13 @@ def _put_moments(trainer: Trainer, moments: dict[str, Tensor]) -> None:
         }
 
 
-def _check_fit(what: str, wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor]) -> None:
-    wrong = [
-        *(f"lacks {name}" for name in sorted(wanted.keys() - given.keys())),
-        *(f"has an unknown {name}" for name in sorted(given.keys() - wanted.keys())),
-        *(
-            f"has {name} of shape {tuple(given[name].shape)}, not {tuple(shape)}"
-            for name, shape in wanted.items()
-            if name in given and given[name].shape != shape
-        ),
-    ]
-    if wrong:
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise CheckpointError(
-            f"the checkpoint's {what} is not this run's: it {', '.join(wrong[:_SHOWN])}{more}; go on with the config "
-            "that it was made with"
-        )
-
-
 def _generators(device: torch.device) -> dict[str, Tensor]:
     """The states of every generator of this process."""
     numpy_keys = np.random.get_state(legacy=False)["state"]
     states = {
         "torch": torch.get_rng_state(),
-        "python": torch.tensor(random.getstate()[1]),
-        "numpy": torch.tensor([*numpy_keys["key"].tolist(), numpy_keys["pos"]]),
+        "python": _bytes(random.getstate()[1]),
+        "numpy": _bytes([*numpy_keys["key"].tolist(), numpy_keys["pos"]]),
     }
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -152,11 +136,20 @@ def _put_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
     if not own:
         return
     torch.set_rng_state(own["torch"])
-    random.setstate((3, tuple(own["python"].tolist()), None))
-    *key, position = own["numpy"].tolist()
+    random.setstate((3, tuple(_words(own["python"])), None))
+    *key, position = _words(own["numpy"])
     np.random.set_state(("MT19937", np.array(key, dtype=np.uint32), position))
     if device.type == "cuda" and "cuda" in own:
         torch.cuda.set_rng_state(own["cuda"], device)
+
+
+def _bytes(words: Sequence[int]) -> Tensor:
+    return torch.tensor(words).view(torch.uint8)
+
+
+def _words(state: Tensor) -> list[int]:
+    words: list[int] = state.view(torch.int64).tolist()
+    return words
 
 
 def _of_rank(states: Mapping[str, Tensor], rank: int) -> Iterator[tuple[str, Tensor]]:
