@@ -32,6 +32,7 @@ RECIPE = Path(isthmus.quickstart.__file__).parent / "stage1.yaml"
 KINDS = ("SIGKILL", "SIGTERM", "worker")
 SHORTEST, LONGEST = 20.0, 60.0
 """Seconds between two strikes; a process needs some of them to come to its first step."""
+TIMES = ("time", "seconds_per_step", "pairs_per_second")
 TRAINING_SHARE = 0.6
 """Of the time under the killer, what is left for steps by a guess: the rest is starting again."""
 
