@@ -20,7 +20,7 @@ from isthmus.errors import ConfigError
 _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 
 
-LABELS = {"encoder": {"licence"}, "llm": {"licence"}}
+LABELS = {"encoder": {"licence"}, "llm": {"licence"}, "train": {"trackers", "tracker_project"}}
 """Keys that say something of a run and change nothing in it."""
 
 

@@ -78,5 +78,9 @@ class TrainConfig(Section):
     """Optimizer steps between evaluations; empty: only at the end."""
     save_every: Count | None = None
     """Optimizer steps between saved bridges; empty: only at the end."""
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
+    """Who is told what the log is told, besides it (the extra `trackers`)."""
+    tracker_project: str = Field(default="isthmus", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
+    """The project, or experiment, that a run belongs to there."""
     token_mean: Literal["global", "per_rank"] = "global"
     """What losses are divided by: all ranks' tokens, or each rank's own as in the original."""
