@@ -33,9 +33,9 @@ GREETING = Greeting(
 def test_one_line_says_what_a_run_is():
     line = GREETING.line()
     assert line == (
-        "stage 1 in bfloat16 on cpu: frozen encoder (3.41 M), trained 33.1 M; 64 pairs a step, each against 63 negatives "
-        "in ITC; 1,000 steps, 6.2 epochs; 280 MiB before activations (weights, gradients, AdamW), 3 GiB of features on "
-        "disk; checkpoints every 500 steps in runs/own/stage1/checkpoints, the last 3 kept"
+        "stage 1 in bfloat16 on cpu: frozen encoder (3.41 M), trained 33.1 M; 64 pairs a step, each against 63 "
+        "negatives in ITC; 1,000 steps, 6.2 epochs; 280 MiB before activations (weights, gradients, AdamW), 3 GiB of "
+        "features on disk; checkpoints every 500 steps in runs/own/stage1/checkpoints, the last 3 kept"
     )
     assert len(line) < 300
 
@@ -97,7 +97,8 @@ RESUMED = Resumed(Path("runs/own/checkpoints/step-00000120"), 120, 1000, 2, 20, 
 
 def test_a_resume_says_what_it_took_from_where():
     assert RESUMED.line() == (
-        "resumed from runs/own/checkpoints/step-00000120: 120 of 1,000 steps are done; epoch 3 goes on after 20 of 50 batches"
+        "resumed from runs/own/checkpoints/step-00000120: 120 of 1,000 steps are done; epoch 3 goes on after 20 of 50 "
+        "batches"
     )
 
 

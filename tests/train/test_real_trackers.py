@@ -27,7 +27,7 @@ def run(tmp_path):
         accelerator = Accelerator(cpu=True, **tracker_options([name], output))
         path = output / "log.jsonl"
         before = None if state is None else Before(state, start, last_run(path))
-        about = About("isthmus tests", "own/stage1", output, CONFIG)
+        about = About("isthmus tests", output, CONFIG)
         with (
             open_trackers(accelerator, about, before=before, say=pytest.fail) as trackers,
             JsonLines(path, also=trackers.write) as log,

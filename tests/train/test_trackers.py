@@ -89,7 +89,7 @@ def start(tmp_path, said):
 
     def start(stand, before=None):
         config = {"stage": 1, "train": {"lr": 1e-4}, "data": {"train": [{"folder": "a"}]}}
-        about = About("isthmus", "own", tmp_path / "own", config)
+        about = About("isthmus", tmp_path / "own" / "stage1", config)
         return open_trackers(stand, about, before=before, say=said.append)
 
     return start
@@ -122,12 +122,12 @@ def test_a_new_run_is_told_its_configuration_and_the_figures_of_steps(start, tmp
         for record in LOG[:4]:
             trackers.write(record)
         assert trackers.state() == {"tensorboard": {}, "wandb": {"id": "w2"}, "mlflow": {"run_id": "m2"}}
-    assert (tmp_path / "own").is_dir()
+    assert (tmp_path / "own" / "stage1").is_dir()
     assert stand.project == "isthmus"
     assert stand.options == {
         "tensorboard": {},
-        "wandb": {"name": "own", "dir": str(tmp_path / "own")},
-        "mlflow": {"run_name": "own"},
+        "wandb": {"name": "own/stage1", "dir": str(tmp_path / "own" / "stage1")},
+        "mlflow": {"run_name": "own/stage1"},
     }
     for name, tracker in stand.trackers.items():
         assert tracker.configs == [{"stage": 1, "train.lr": 1e-4, "data.train": '[{"folder": "a"}]'}]
@@ -151,7 +151,7 @@ def test_a_resumed_run_goes_on_with_its_runs_and_steps_taken_again_stand_once(st
     trackers = start(stand, resumed())
     assert stand.options == {
         "tensorboard": {"purge_step": 5},
-        "wandb": {"name": "own", "dir": str(tmp_path / "own"), "id": "w", "resume": "allow"},
+        "wandb": {"name": "own/stage1", "dir": str(tmp_path / "own" / "stage1"), "id": "w", "resume": "allow"},
         "mlflow": {"run_id": "m"},
     }
     for record in [{"resume": {"step": 4}}, *LOG[4:], {"step": 8, "evaluation": {"text_to_image": {"R@1": 30.0}}}]:
@@ -183,7 +183,7 @@ def test_wandb_offline_has_a_new_folder_which_is_told_everything_up_to_the_check
 def test_a_tracker_that_is_new_in_a_resumed_run_is_told_what_was_before(start):
     stand = Stand("tensorboard", "mlflow")
     start(stand, resumed(state={"tensorboard": {}}))
-    assert stand.options["mlflow"] == {"run_name": "own"}
+    assert stand.options["mlflow"] == {"run_name": "own/stage1"}
     assert [step for step, _ in stand.trackers["mlflow"].told] == [2, 4, 4]
     assert (stand.trackers["tensorboard"].told, stand.trackers["tensorboard"].configs) == ([], [])
 
@@ -239,7 +239,7 @@ def test_other_ranks_and_runs_without_trackers_have_none(start, tmp_path):
         with trackers:
             trackers.write(LOG[1])
             assert trackers.state() == {}
-    assert not hasattr(stand, "options") and not (tmp_path / "own").exists()
+    assert not hasattr(stand, "options") and not (tmp_path / "own" / "stage1").exists()
 
 
 def test_one_that_is_not_installed_is_named_with_what_installs_it(monkeypatch):

@@ -11,12 +11,16 @@ _NOT_IN_MLFLOW = re.compile(r"[^/\w.\- :]")
 
 @dataclass(frozen=True)
 class About:
-    """What a tracker is told of a run: the project it belongs to, its own name, its folder, and its configuration."""
+    """What a tracker is told of a run: the project that it belongs to, its folder, and its configuration."""
 
     project: str
-    name: str
     folder: Path
     config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The end of its folder: `own/stage1`."""
+        return "/".join(self.folder.absolute().parts[-2:])
 
 
 class Kind:
