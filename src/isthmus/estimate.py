@@ -24,7 +24,7 @@ from isthmus.features.key import Sizes
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.records import Batch, Example
-from isthmus.shadow import Shadow, storage_bytes
+from isthmus.shadow import Shadow, binary, storage_bytes
 from isthmus.vision.encoder import Encoder
 
 
@@ -45,7 +45,6 @@ MakeSteps = Callable[[RunConfig, Stage1 | Stage2, BuiltBridge], Steps]
 
 _BATCHES = 32
 _WORTH_A_LINE = 1 << 20
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,6 @@ class Estimate:
             f"{store.sizes.width}: {size} on disk, mapped and not loaded: what of it stays in memory, the system takes "
             "back when others need it"
         )
-
-
-def binary(size: int) -> str:
-    """Bytes in the largest binary unit that leaves 1 or more."""
-    number, unit = float(size), 0
-    while number >= 1024 and unit < len(_UNITS) - 1:
-        number, unit = number / 1024, unit + 1
-    return f"{number:.4g} {_UNITS[unit]}"
 
 
 def estimate(config: RunConfig, make_steps: MakeSteps, *, before: Planned | None = None) -> tuple[Estimate, Planned]:

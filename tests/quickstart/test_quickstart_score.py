@@ -72,6 +72,8 @@ LOG = """{"time": 1, "start": "an earlier run"}
 {"time": 2, "start": "the last run"}
 {"step": 20, "itc": 4.0, "itm": 0.6, "itg": 7.0, "seconds_per_step": 1.0}
 {"step": 20, "evaluation": {}}
+{"step": 40, "itc": 8.0, "itm": 0.8, "itg": 8.0, "seconds_per_step": 8.0}
+{"resume": {"step": 20}}
 {"step": 40, "itc": 2.0, "itm": 0.5, "itg": 5.0, "seconds_per_step": 3.0}
 {"step": 60, "itc": 1.0, "itm": 0.4, "itg": 3.0, "seconds_per_step": 1.5}
 {"step": 80, "itc": 0.5, "it"""

@@ -21,6 +21,7 @@ from isthmus.errors import ConfigError, UserError
 from isthmus.records import BridgeFile
 from isthmus.train.loop import Trainer
 from isthmus.train.resume import Snapshot, take
+from isthmus.train.trackers import Trackers
 
 CHECKPOINTS = "checkpoints"
 
@@ -50,6 +51,7 @@ class Keeper:
     shelf: Shelf
     before: float = 0.0
     resumed_after: tuple[int, ...] = ()
+    trackers: Trackers | None = None
     _saved: int = 0
     _bridge_is_there: bool = False
     _begun: float = field(default_factory=time.monotonic)
@@ -94,6 +96,7 @@ class Keeper:
             "accumulation": trainer.plan.accumulation,
             "seconds": self.seconds,
             "resumed_after": list(self.resumed_after),
+            "trackers": {} if self.trackers is None else self.trackers.state(),
         }
         return TrainingFile(
             self._bridge(trainer, snapshot.bridge),

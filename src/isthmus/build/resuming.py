@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,10 @@ from isthmus import distributed
 from isthmus.build.going_on import weights_sum
 from isthmus.build.keeping import open_shelf
 from isthmus.build.workshop import Tower
-from isthmus.checkpoints.training import TrainingFile, read_training
+from isthmus.checkpoints.shelf import Found
+from isthmus.checkpoints.training import read_training
 from isthmus.config.run import RunConfig
 from isthmus.errors import CheckpointError, ConfigError
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """Where a run goes on from; `passed_over` says of each newer checkpoint why it was not taken."""
-
-    folder: Path
-    step: int
-    passed_over: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint as it was read."""
-
-    resumed: Resumed
-    file: TrainingFile
 
 
 def find_checkpoint(config: RunConfig) -> Found | None:
@@ -41,17 +24,15 @@ def find_checkpoint(config: RunConfig) -> Found | None:
     """
     found = _newest(config) if config.resume is None else _read(Path(config.resume).expanduser())
     if found is not None:
-        folder = found.resumed.folder
-        refuse_other_run(config, found.file.bridge.provenance, f"{folder} is a checkpoint of")
+        refuse_other_run(config, found.file.bridge.provenance, f"{found.folder} is a checkpoint of")
     return found
 
 
 def _newest(config: RunConfig) -> Found | None:
     found: Found | None = None
     if distributed.rank() == 0 and (not config.overwrite or _restarted()):
-        newest = open_shelf(config).newest()
-        found = None if newest is None else _read(newest.folder, newest.file, tuple(newest.passed_over))
-    chosen = distributed.gather_objects(None if found is None else str(found.resumed.folder))[0]
+        found = open_shelf(config).newest()
+    chosen = distributed.gather_objects(None if found is None else str(found.folder))[0]
     if chosen is None or found is not None:
         return found
     if not Path(chosen).is_dir():
@@ -62,9 +43,8 @@ def _newest(config: RunConfig) -> Found | None:
     return _read(Path(chosen))
 
 
-def _read(folder: Path, file: TrainingFile | None = None, passed_over: tuple[str, ...] = ()) -> Found:
-    file = read_training(folder) if file is None else file
-    return Found(Resumed(folder, file.position["step"], passed_over), file)
+def _read(folder: Path) -> Found:
+    return Found(folder, read_training(folder), [])
 
 
 def _restarted() -> bool:
@@ -78,7 +58,7 @@ def refuse_towers(found: Found, towers: Mapping[str, Tower]) -> None:
         before = found.file.bridge.provenance["towers"][name]["fingerprint"]
         if before != tower.fingerprint:
             raise CheckpointError(
-                f"{found.resumed.folder} was trained with another {name} (fingerprint {before[:12]}, not "
+                f"{found.folder} was trained with another {name} (fingerprint {before[:12]}, not "
                 f"{tower.fingerprint[:12]}); give the one that it was made with"
             )
 

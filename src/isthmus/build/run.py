@@ -14,14 +14,16 @@ from isthmus import distributed
 from isthmus.build.bridge import BRIDGE, BuiltBridge
 from isthmus.build.data import Looks, drawn_rows, open_looks, open_sources, training_loader
 from isthmus.build.evaluation import Evaluation, longest_trained
+from isthmus.build.greeting import resumed
 from isthmus.build.keeping import Keeper, holds_checkpoints, open_shelf
 from isthmus.build.mirroring import warn_of_sides
 from isthmus.build.plan import optimizer_of, plan_of
 from isthmus.build.precision import Compute, choose_compute
-from isthmus.build.resuming import Found, find_checkpoint, refuse_towers
+from isthmus.build.resuming import find_checkpoint, refuse_towers
 from isthmus.build.stages import build_stage1, build_stage2, start_projection, starts_projection
-from isthmus.build.training import LOG, RECORD, Training
+from isthmus.build.training import LOG, RECORD, Resume, Training
 from isthmus.build.workshop import SIGHT, Tower, Workshop, open_workshop
+from isthmus.checkpoints.shelf import Found
 from isthmus.config.run import RunConfig
 from isthmus.errors import ConfigError
 from isthmus.features.extract import Progress
@@ -33,6 +35,7 @@ from isthmus.qformer.compiled import compile_verbs
 from isthmus.records import Source
 from isthmus.train.loop import Trainer
 from isthmus.train.resume import put_back, refuse_other_batch
+from isthmus.train.trackers import tracker_options
 
 _FIT_BATCHES = 32
 
@@ -43,7 +46,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     Raises a `UserError` of some kind for all that is wrong with the config, the data, the towers or the store.
     """
     _check_output(config)
-    accelerator = _accelerator(config)
+    accelerator = _accelerator(config, **tracker_options(config.train.trackers, Path(config.output)))
     found = find_checkpoint(config)
     sources = open_sources(config)
     warn_of_sides(sources.train, config.features)
@@ -60,7 +63,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     train = looks.usable(sources.train, training=True)
     held_out = None if sources.evaluation is None else looks.usable(sources.evaluation, training=False)
     look = looks(train, seed=config.seed)
-    start = 0 if found is None else found.resumed.step
+    start = 0 if found is None else found.file.position["step"]
     rows, per_epoch = training_loader(train, look, config, tokenize=built.tokenizer, broken=looks.broken, start=start)
     batches = looks.patches(rows)
     _settle(stage, compute, compiled=config.train.compile)
@@ -75,8 +78,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     }
     keeper = Keeper(config, built, towers, provenance, open_shelf(config))
     trainer = Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, per_epoch))
-    if found is not None:
-        _go_on(found, trainer, keeper)
+    resume = None if found is None else _go_on(found, trainer, keeper)
     return Training(
         config=config,
         trainer=trainer,
@@ -86,18 +88,22 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
         evaluation=None if held_out is None else _evaluation(held_out, looks, built, compute, config=config),
         keeper=keeper,
         workshop=workshop,
-        resumed=None if found is None else found.resumed,
+        stored=None if looks.store is None else looks.store.size,
+        resume=resume,
     )
 
 
-def _go_on(found: Found, trainer: Trainer, keeper: Keeper) -> None:
+def _go_on(found: Found, trainer: Trainer, keeper: Keeper) -> Resume:
     """Put a checkpoint into a run that was just built; raises `UserError` where it is not this run's."""
     refuse_towers(found, keeper.towers)
     position = found.file.position
     rows = keeper.config.train.batch_size * distributed.world_size()
     refuse_other_batch(position, rows=rows, accumulation=trainer.plan.accumulation)
-    put_back(trainer, found.file, found.resumed.folder)
+    put_back(trainer, found.file, found.folder)
     keeper.go_on(position)
+    processes = position["processes"]
+    told = resumed(trainer, found.folder, trainer.done, processes=processes, passed_over=found.passed_over)
+    return Resume(told, position["trackers"])
 
 
 def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge) -> Trainer:
@@ -134,11 +140,11 @@ def _check_output(config: RunConfig) -> None:
         check_place(output / name)
 
 
-def _accelerator(config: RunConfig, *, moves: bool = True) -> Accelerator:
+def _accelerator(config: RunConfig, *, moves: bool = True, **options: Any) -> Accelerator:
     """Join the process group, if there is one, and choose precision as the run does."""
     compute = choose_compute(config.device, config.precision)
     on_cpu = compute.device.type == "cpu"
-    accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=on_cpu, device_placement=moves)
+    accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=on_cpu, device_placement=moves, **options)
     rows = config.train.batch_size * distributed.world_size()
     if config.stage == 1 and rows == 1:
         raise ConfigError(

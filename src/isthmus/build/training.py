@@ -12,8 +12,8 @@ from typing import Any
 from isthmus import distributed
 from isthmus.build.bridge import BRIDGE, BuiltBridge
 from isthmus.build.evaluation import Evaluation
+from isthmus.build.greeting import Greeting, Resumed, Saving, greeting
 from isthmus.build.keeping import CHECKPOINTS, Keeper
-from isthmus.build.resuming import Resumed
 from isthmus.build.workshop import Workshop
 from isthmus.checkpoints.native import update_provenance
 from isthmus.config.run import RunConfig
@@ -27,14 +27,24 @@ from isthmus.tasks.figures import in_a_line
 from isthmus.train.hooks import Hooks
 from isthmus.train.loop import Trainer
 from isthmus.train.stopping import Stopped, Stopping
-from isthmus.train.tracking import JsonLines, Reporter
+from isthmus.train.tracker_kinds import About
+from isthmus.train.trackers import Before, Trackers, open_trackers
+from isthmus.train.tracking import JsonLines, Reporter, last_run
 
 LOG, RECORD = "log.jsonl", "run.json"
 
 
 @dataclass(frozen=True)
+class Resume:
+    """What a run goes on from, as it is told, and the state of its trackers then."""
+
+    told: Resumed
+    trackers: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Training:
-    """A run that is ready to start, or to go on from `resumed`."""
+    """A run that is ready to start, or to go on; `stored` are the bytes of its feature store."""
 
     config: RunConfig
     trainer: Trainer
@@ -44,7 +54,8 @@ class Training:
     evaluation: Evaluation | None
     keeper: Keeper
     workshop: Workshop
-    resumed: Resumed | None = None
+    stored: int | None = None
+    resume: Resume | None = None
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate and save; returns the run's record, which is also written beside the bridge.
@@ -57,7 +68,9 @@ class Training:
         title, silent = f"stage {self.config.stage}", distributed.rank() > 0
         reporter = Reporter(title, self.config.train.steps, start=self.trainer.done, silent=silent)
         with ExitStack() as stack:
-            log, reporter = stack.enter_context(JsonLines(path)), stack.enter_context(reporter)
+            stack.enter_context(reporter)
+            keeper.trackers = stack.enter_context(self._trackers(path, reporter))
+            log = stack.enter_context(JsonLines(path, also=keeper.trackers.write))
             stopping = stack.enter_context(Stopping())
             stack.callback(keeper.shelf.wait)
             stack.callback(self.batches.close)
@@ -76,21 +89,31 @@ class Training:
         output = Path(self.config.output)
         if distributed.rank() == 0:
             (output / RECORD).unlink(missing_ok=True)  # it will be true again when this run has ended
-            if self.resumed is None:
+            if self.resume is None:
                 shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-        log.write({"start": self.built.report[0], **self.keeper.provenance})
-        if self.resumed is None:
+        greeting = self._greeting()
+        if self.resume is None:
+            log.write({"start": self.built.report[0], "run": greeting.record(), **self.keeper.provenance})
             reporter.say(f"{self.built.report[0]} (all of them in {output / RECORD})")
         else:
-            self._say_resumed(self.resumed, log, reporter)
-        precision, device = (self.keeper.provenance[name] for name in ("precision", "device"))
-        reporter.say(f"computing in {precision} on {device}")
+            log.write(self.resume.told.record())
+            reporter.say(self.resume.told.line())
+        reporter.say(greeting.line())
 
-    def _say_resumed(self, resumed: Resumed, log: JsonLines, reporter: Reporter) -> None:
-        for sentence in resumed.passed_over:
-            reporter.say(f"passed over: {sentence}")
-        reporter.say(f"going on from {resumed.folder}, step {resumed.step} of {self.config.train.steps}")
-        log.write({"resumed": str(resumed.folder), "step": resumed.step, "passed_over": list(resumed.passed_over)})
+    def _greeting(self) -> Greeting:
+        train, folder = self.config.train, str(self.keeper.shelf.folder)
+        saving = Saving(folder, train.save_every, train.save_minutes, train.keep, train.best)
+        towers, compute = self.keeper.towers, self.workshop.compute
+        return greeting(self.config, self.trainer, towers, compute, saving=saving, stored=self.stored)
+
+    def _trackers(self, log: Path, reporter: Reporter) -> Trackers:
+        """The trackers of `train.trackers`, going on with their runs where this one does."""
+        about = About(self.config.train.tracker_project, Path(self.config.output), self.keeper.provenance["config"])
+        before = None
+        if self.resume is not None:
+            records = last_run(log) if log.is_file() else []
+            before = Before(self.resume.trackers, self.trainer.done, records)
+        return open_trackers(self.trainer.accelerator, about, before=before, say=reporter.say)
 
     def _train(self, hooks: Hooks, stopping: Stopping) -> dict[str, Any]:
         try:

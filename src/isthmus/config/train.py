@@ -33,7 +33,10 @@ class ObjectivesConfig(Section):
         return self
 
 
-BOOKKEEPING = {"log_every", "evaluate_every", "save_every", "save_minutes", "keep", "best", "best_is"}
+BOOKKEEPING = {
+    *("log_every", "evaluate_every", "save_every", "save_minutes", "keep", "best", "best_is"),
+    *("trackers", "tracker_project"),
+}
 """Keys that say when something is written, and change nothing in what is trained."""
 
 
@@ -92,6 +95,10 @@ class TrainConfig(Section):
     """Which value of that figure is the best one."""
     stop_after_skipped: Count = 10
     """Steps in a row without a finite gradient after which the run ends, at the next line of the log."""
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
+    """Who is told what the log is told, besides it (the extra `trackers`)."""
+    tracker_project: str = Field(default="isthmus", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
+    """The project, or experiment, that a run belongs to there."""
     token_mean: Literal["global", "per_rank"] = "global"
     """What losses are divided by: all ranks' tokens, or each rank's own as in the original."""
 

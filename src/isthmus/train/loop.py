@@ -29,6 +29,7 @@ from isthmus.train.meters import Meters
 from isthmus.train.plan import Plan
 from isthmus.train.skips import Skips
 from isthmus.train.stopping import Stopped, Stopping
+from isthmus.train.tracking import step_pace
 
 _DROPOUT = text_identity("dropout of a micro-batch")
 _END, _FAILED, _SAVE = 1, 2, 4
@@ -76,7 +77,7 @@ class Trainer:
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self.meters, self.skips = Meters(), Skips()
-        self.done = self.scored = 0
+        self.done = self.scored = self._pairs = 0
         self._saved_at = time.monotonic()
 
     def run(self, batches: Iterable[Batch], hooks: Hooks, stopping: Stopping | None = None) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class Trainer:
             return None
         self.stage.eval()
         try:
-            with stopping.interruptible():
+            with stopping.interruptible(), hooks.reporter.doing("evaluating"):
                 figures = hooks.evaluate()
         except Stopped:
             return None
@@ -176,6 +177,7 @@ class Trainer:
         """
         keys = self._keys(number)
         weights = self._weights(batches, keys)
+        self._pairs = sum(map(len, batches)) * distributed.world_size()
         self._set_rate(number)
         taken: list[Losses] = []
         for position, batch in enumerate(batches):
@@ -228,7 +230,7 @@ class Trainer:
         lr = self._peaks[0] * self.plan.rate(self.done - 1)
         record = {"step": self.done, **means, "gradient_norm": norm, "lr": lr, "skipped": self.skips.total}
         hooks.log.write({**record, "seconds_per_step": seconds})
-        hooks.reporter.advance(self.done, f"{figures}  {seconds:.2f} s/step")
+        hooks.reporter.advance(self.done, f"{figures}  {step_pace(seconds, self._pairs)}")
         if self.skips.in_a_row >= self.plan.stop_after_skipped:
             raise UserError(
                 f"the last {self.skips.in_a_row} steps up to step {self.done} were skipped, since no gradient was "
