@@ -4,7 +4,8 @@ import pytest
 
 from isthmus.build.chosen_ranking import ChosenRanking
 from isthmus.checkpoints.card import model_card
-from isthmus.checkpoints.native import CARD, MARKER, WEIGHTS, read_provenance, write_bridge
+from isthmus.checkpoints.native import CARD, WEIGHTS, read_provenance, write_bridge
+from isthmus.checkpoints.sealed import MARKER
 from isthmus.quickstart import score
 from isthmus.quickstart.logs import read_curves, step_seconds
 from isthmus.quickstart.run import Order, Quickstart
