@@ -43,7 +43,7 @@ def cases() -> list[tuple[str, str, str]]:
 
 
 def gathers(rank: int) -> None:
-    """Forward and gradient of `gather`, exact and detached, and `gather_padded`."""
+    """Forward and gradient of `gather`, exact and detached, and `gather_together`."""
     mine = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * (10**rank)
     everyone = torch.tensor([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0], [30.0, 40.0]])
     rows = mine.clone().requires_grad_()
@@ -56,9 +56,8 @@ def gathers(rank: int) -> None:
     assert torch.equal(detached, everyone) and not detached.requires_grad
     whole = distributed.gather(torch.tensor([2**62 + rank]))
     assert whole.tolist() == [2**62, 2**62 + 1]
-    ids = torch.arange(1, 3 + rank)[None]
-    assert distributed.gather_padded(ids).tolist() == [[1, 2, 0], [1, 2, 3]]
-    assert distributed.gather_padded(ids > 0).tolist() == [[True, True, False], [True, True, True]]
+    columns = distributed.gather_together(torch.tensor([rank, 5]), torch.tensor([7, 2**62 + rank]))
+    assert [column.tolist() for column in columns] == [[0, 5, 1, 5], [7, 2**62, 7, 2**62 + 1]]
 
 
 def reduces(rank: int) -> None:

@@ -144,7 +144,7 @@ class Trainer:
                 counted[name] = counted.get(name, 0) + weight
         if self.plan.per_rank_mean:
             return {name: weight * distributed.world_size() for name, weight in counted.items()}
-        return {name: distributed.reduce_sum(weight) for name, weight in counted.items()}
+        return distributed.reduce_sums(counted)
 
     def _skip_if_not_finite(self, norm: Tensor) -> None:
         """Tell the fused optimizer, on the device, to leave everything as it is when the gradient is not finite."""
