@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bridges import DEC, tiny_batch, tiny_bridge
+from bridges import DEC, filled, rows_of, tiny_batch, tiny_bridge
 from isthmus.models import stage1
 from isthmus.models.stage1 import Stage1, Stage1Options
 from isthmus.qformer.masks import bidirectional, multimodal_causal, unimodal
@@ -149,6 +149,31 @@ def test_the_counted_weights_are_the_weights_of_the_losses(batch, policy):
     losses, counted = stage(batch, EARLY), stage.count(batch, EARLY)
     assert {name: term.weight.item() for name, term in losses} == {n: w.item() for n, w in counted.items()}
     assert counted["itc"] == 4 and counted["itg"] == 4 + 2 + 3 + 5
+
+
+@pytest.mark.parametrize("progress", [EARLY, LATE], ids=["uniform", "hard"])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_rows_that_do_not_count_change_no_loss_no_gradient_and_no_weight(batch, progress):
+    stage, batch = build(), BATCHES[batch]()
+    few, more = rows_of(batch, slice(0, 3)), filled(batch, range(3), 5)
+    expected, found = stage(few, progress), stage(more, progress)
+    counted = stage.count(more, progress)
+    for name, term in expected:
+        assert found[name].sum.item() == pytest.approx(term.sum.item(), abs=1e-12), name
+        assert found[name].weight == counted[name] == term.weight == stage.count(few, progress)[name], name
+    slow = gradients(stage, sum(term.sum for _, term in expected))
+    for name, gradient in gradients(stage, sum(term.sum for _, term in stage(more, progress))).items():
+        assert torch.allclose(gradient, slow[name], atol=1e-11 * max(1.0, slow[name].abs().max().item()), rtol=0), name
+
+
+def test_where_no_row_counts_losses_weights_and_gradients_are_nothing(drawn):
+    stage, batch = build(), filled(tiny_batch(), range(0), 3)
+    losses, counted = stage(batch, LATE), stage.count(batch, LATE)
+    assert {name: (term.sum.item(), term.weight.item()) for name, term in losses} == dict.fromkeys(counted, (0, 0))
+    assert {weight.item() for weight in counted.values()} == {0}
+    assert [negatives.index.tolist() for _, _, negatives in drawn] == [[0, 1, 2]] * 2
+    for name, gradient in gradients(stage, sum(term.mean() for _, term in losses)).items():
+        assert not gradient.any(), name
 
 
 def test_negatives_are_uniform_first_and_by_similarity_after(drawn):
