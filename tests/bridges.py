@@ -1,5 +1,7 @@
 """A tiny bridge in fp64 with every parameter redrawn, and batches for it."""
 
+from dataclasses import replace
+
 import torch
 
 from isthmus.models.bridge import Bridge
@@ -63,3 +65,16 @@ def rows_of(batch, rows):
         identity=Identity(batch.identity.image[rows], batch.identity.caption[rows]),
         index=batch.index[rows],
     )
+
+
+def filled(batch, rows, size):
+    """Rows of a batch and copies of one of them, up to `size`, that do not count; copies of row 0 if there are none."""
+    take = torch.tensor([*rows, *[next(iter(rows), 0)] * (size - len(rows))])
+    part = Batch(
+        vision=batch.vision[take],
+        captions=tuple(batch.captions[row] for row in take.tolist()),
+        text=batch.text.select(take).trimmed(),
+        identity=Identity(batch.identity.image[take], batch.identity.caption[take]),
+        index=batch.index[take],
+    )
+    return replace(part, counted=torch.arange(size) < len(rows))

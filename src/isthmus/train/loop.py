@@ -212,7 +212,7 @@ class Trainer:
                 counted[name] = counted.get(name, 0) + weight
         if self.plan.per_rank_mean:
             return {name: weight * distributed.world_size() for name, weight in counted.items()}
-        return {name: distributed.reduce_sum(weight) for name, weight in counted.items()}
+        return distributed.reduce_sums(counted)
 
     def _keys(self, number: int) -> Step:
         return Step(self.plan.seed, self.plan.epoch(number), number / self.plan.steps)
