@@ -69,9 +69,8 @@ def check(rank: int, world: int, folder: str) -> None:
 
 def train(case: Case, world: int) -> dict:
     """Losses of every step, the first step's gradients, the drawn negatives, and the parameters at the end."""
-    stage = make_stage(case)
-    optimizer = make_optimizer(stage.bridge, AdamW(Rates(1e-4, 1e-4, 1e-4), (0.9, 0.98), 0.05), fresh=())
-    trainer = Trainer(stage, optimizer, Accelerator(cpu=True), plan_of(case))
+    trainer = trainer_of(case)
+    stage, optimizer = trainer.bare, trainer.raw_optimizer
     losses, gradients, negatives, draw = [], [], [], stage1.draw_negatives
 
     def drawn(*given, **named):
@@ -88,6 +87,13 @@ def train(case: Case, world: int) -> dict:
     assert trainer.skips.read() == []
     parameters = {name: parameter.detach().clone() for name, parameter in stage.bridge.named_parameters()}
     return {"losses": losses, "gradients": gradients[0], "parameters": parameters, "negatives": negatives}
+
+
+def trainer_of(case: Case) -> Trainer:
+    """The trainer of a case, in as many processes as there are."""
+    stage = make_stage(case)
+    optimizer = make_optimizer(stage.bridge, AdamW(Rates(1e-4, 1e-4, 1e-4), (0.9, 0.98), 0.05), fresh=())
+    return Trainer(stage, optimizer, Accelerator(cpu=True), plan_of(case))
 
 
 def make_stage(case: Case) -> nn.Module:
