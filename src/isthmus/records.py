@@ -126,6 +126,7 @@ class Batch:
         )
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Batches of a run; `close` ends the processes that load them."""
 

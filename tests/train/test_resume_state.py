@@ -54,14 +54,17 @@ def test_what_was_taken_is_a_copy(tmp_path):
     assert all(torch.equal(file.optimizer[name], before.optimizer[name]) for name in file.optimizer)
 
 
-def test_every_generator_goes_on(tmp_path):
+def test_every_generator_goes_on(tmp_path, monkeypatch):
     def draws():
-        return torch.rand(3).tolist(), random.random(), np.random.rand(2).tolist()
+        return torch.rand(3).tolist(), np.random.rand(2).tolist()
 
+    state, given = (3, tuple(range(1, 626)), None), []
+    monkeypatch.setattr(random, "getstate", lambda: state)  # the checks of types draw from the real one
+    monkeypatch.setattr(random, "setstate", given.append)
     file = file_of(stepped(1))
     first = draws()
     put_back(trained_ranks.trainer_of(CASE), file, tmp_path)
-    assert draws() == first
+    assert draws() == first and given == [state]
 
 
 def test_what_is_not_finite_is_not_taken():

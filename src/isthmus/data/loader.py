@@ -183,6 +183,10 @@ class Loader:
             yield loaded.batch
 
 
+    def close(self) -> None:
+        """To be merged."""
+
+
 def make_loader(
     rows: TrainingRows,
     sampler: CounterSampler,
