@@ -62,7 +62,7 @@ class Tracker:
         self.finished = True
 
 
-class Stand:
+class Stand(Accelerator):
     """As much of an Accelerator as trackers need."""
 
     is_main_process = True

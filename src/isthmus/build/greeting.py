@@ -60,7 +60,7 @@ class Greeting:
         """All of it for a person, in one line."""
         frozen = " and ".join(f"{name} ({_count(size)})" for name, size in self.towers.items())
         over = "" if self.processes == 1 else f" over {self.processes} processes"
-        against = "" if self.negatives is None else f", each against {self.negatives:,} negatives in ITC"
+        against = "" if self.negatives is None else f", {self.negatives:,} negatives each in ITC"
         stored = "" if self.stored is None else f", {binary(self.stored)} of features on disk"
         return "; ".join(
             [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_NOT_IN_MLFLOW = re.compile(r"[^/\w.\- :]")
+_NOT_IN_MLFLOW = re.compile(r"[^/\w.\- ]")
 
 
 @dataclass(frozen=True)
