@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -29,6 +30,7 @@ def twice(name, output):
     command = [sys.executable, tracked_run.__file__, name, str(output)]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    time.sleep(1)  # event files are told apart by the second; no run begins again as fast as this test
     state = json.loads(killed.stdout.splitlines()[-1])
     assert train(name, output, (CHECKPOINT, 10), state=state, taken=1) == state
     return state

@@ -101,6 +101,16 @@ def test_steps_that_were_taken_again_stand_once_in_a_run_that_was_stopped_twice(
     assert unbroken(records[:4]) == records[:4]
 
 
+def test_an_evaluation_that_is_made_again_at_the_checkpoint_s_own_step_stands_once():
+    line, first, again = (
+        {"step": 4, "itc": 1.0},
+        {"step": 4, "evaluation": {"a": 1}},
+        {"step": 4, "evaluation": {"a": 2}},
+    )
+    resume = {"resume": {"step": 4}}
+    assert unbroken([line, first, {"step": 6}, resume, again]) == [line, resume, again]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
