@@ -3,12 +3,20 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
+from torch import distributed as group
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from command_line import tiny_recipes
 from isthmus.build.greeting import Greeting, Resumed, Saving, greeting, resumed
+from isthmus.build.precision import Compute
 from isthmus.build.run import build_training
 from isthmus.config.stages import load_stages
 from isthmus.shadow import storage_bytes
@@ -33,8 +41,8 @@ GREETING = Greeting(
 def test_one_line_says_what_a_run_is():
     line = GREETING.line()
     assert line == (
-        "stage 1 in bfloat16 on cpu: frozen encoder (3.41 M), trained 33.1 M; 64 pairs a step, each against 63 "
-        "negatives in ITC; 1,000 steps, 6.2 epochs; 280 MiB before activations (weights, gradients, AdamW), 3 GiB of "
+        "stage 1 in bfloat16 on cpu: frozen encoder (3.41 M), trained 33.1 M; 64 pairs a step, 63 negatives "
+        "each in ITC; 1,000 steps, 6.2 epochs; 280 MiB before activations (weights, gradients, AdamW), 3 GiB of "
         "features on disk; checkpoints every 500 steps in runs/own/stage1/checkpoints, the last 3 kept"
     )
     assert len(line) < 300
@@ -81,7 +89,7 @@ def test_it_is_collected_from_a_run_that_is_ready(tmp_path):
     bridge = [one for one in training.stage.bridge.parameters() if one.requires_grad]
     assert found.trained == sum(one.numel() for one in bridge)
     assert found.towers == {"encoder": sum(one.numel() for one in training.workshop.encoder.parameters())}
-    state = [one for state in trainer.raw_optimizer.state.values() for one in state.values() if one.ndim > 0]
+    state = [one for state in trainer.raw_optimizer.state.values() for name, one in state.items() if name != "step"]
     assert found.memory["AdamW"] == storage_bytes(state)
     assert found.memory["gradients"] == storage_bytes(bridge)
     assert (found.stage, found.device, found.precision, found.processes) == (1, "cpu", "float32", 1)
@@ -90,6 +98,32 @@ def test_it_is_collected_from_a_run_that_is_ready(tmp_path):
     taken = resumed(trainer, Path("a/step-00000005"), 5, processes=2, passed_over=["a: b"])
     assert (taken.steps, taken.epoch, taken.batch, taken.batches) == (6, 1, 1, 4)
     assert (taken.processes, taken.passed_over) == ((2, 1), ("a: b",))
+
+
+class Shared(nn.Module):
+    """A tower of which each of two processes has a half."""
+
+    def __init__(self):
+        super().__init__()
+        mesh = init_device_mesh("cpu", (2,))
+        self.register_buffer("whole", torch.zeros(10))
+        self.weight = nn.Parameter(DTensor.from_local(torch.zeros(4, 8), mesh, [Shard(0)]), requires_grad=False)
+
+
+def test_of_a_shared_tower_a_process_holds_its_part():
+    """With a process group that sends nothing."""
+    plan = SimpleNamespace(accumulation=1, steps=10, batches_per_epoch=5)
+    trainer = SimpleNamespace(plan=plan, parameters=[])
+    config = SimpleNamespace(stage=2, train=SimpleNamespace(batch_size=3))
+    group.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        towers, compute = {"llm": SimpleNamespace(module=Shared())}, Compute(torch.device("cpu"), torch.float32)
+        found = greeting.__wrapped__(config, trainer, towers, compute, saving=Saving("a"), stored=None)
+    finally:
+        group.destroy_process_group()
+    assert found.towers == {"llm": 64}
+    assert found.memory["weights"] == 4 * (10 + 32)
+    assert (found.processes, found.pairs, found.epochs) == (2, 6, 2.0)
 
 
 RESUMED = Resumed(Path("runs/own/checkpoints/step-00000120"), 120, 1000, 2, 20, 50, (2, 2))

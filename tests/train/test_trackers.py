@@ -62,7 +62,7 @@ class Tracker:
         self.finished = True
 
 
-class Stand:
+class Stand(Accelerator):
     """As much of an Accelerator as trackers need."""
 
     is_main_process = True
@@ -154,7 +154,8 @@ def test_a_resumed_run_goes_on_with_its_runs_and_steps_taken_again_stand_once(st
         "wandb": {"name": "own/stage1", "dir": str(tmp_path / "own" / "stage1"), "id": "w", "resume": "allow"},
         "mlflow": {"run_id": "m"},
     }
-    for record in [{"resume": {"step": 4}}, *LOG[4:], {"step": 8, "evaluation": {"text_to_image": {"R@1": 30.0}}}]:
+    again = [LOG[3], *LOG[4:], {"step": 8, "evaluation": {"text_to_image": {"R@1": 30.0}}}]
+    for record in [{"resume": {"step": 4}}, *again]:
         trackers.write(record)
     told = {name: tracker.told for name, tracker in stand.trackers.items()}
     assert [step for step, _ in told["tensorboard"]] == [6, 6, 8, 8]  # its reader hides the earlier ones

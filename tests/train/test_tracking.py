@@ -101,19 +101,29 @@ def test_steps_that_were_taken_again_stand_once_in_a_run_that_was_stopped_twice(
     assert unbroken(records[:4]) == records[:4]
 
 
+def test_an_evaluation_that_is_made_again_at_the_checkpoint_s_own_step_stands_once():
+    line, first, again = (
+        {"step": 4, "itc": 1.0},
+        {"step": 4, "evaluation": {"a": 1}},
+        {"step": 4, "evaluation": {"a": 2}},
+    )
+    resume = {"resume": {"step": 4}}
+    assert unbroken([line, first, {"step": 6}, resume, again]) == [line, resume, again]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0, "0 s"),
+        (0.0, "0 s"),
         (59.4, "59 s"),
         (59.6, "1 min"),
-        (90, "2 min"),
-        (3569, "59 min"),
-        (3590, "1 h 00 min"),
-        (3 * 3600 + 300, "3 h 05 min"),
-        (86_399, "1 d 0 h"),
-        (2 * 86_400 + 4 * 3600, "2 d 4 h"),
-        (3 * 86_400 - 100, "3 d 0 h"),
+        (90.0, "2 min"),
+        (3569.0, "59 min"),
+        (3590.0, "1 h 00 min"),
+        (3.0 * 3600 + 300, "3 h 05 min"),
+        (86_399.0, "1 d 0 h"),
+        (2.0 * 86_400 + 4 * 3600, "2 d 4 h"),
+        (3.0 * 86_400 - 100, "3 d 0 h"),
     ],
 )
 def test_durations_in_words(seconds, words):
@@ -181,8 +191,8 @@ def test_a_terminal_has_a_bar_with_figures_the_time_left_and_what_keeps_it_waiti
         reporter.say("a [line]")
     shown = capsys.readouterr().err
     assert "a [line]" in shown
-    last = shown.rstrip().splitlines()[-1]
-    assert "stage 1 " in last and "75/100 itc 2.000" in last and "1 min left" in last
+    last = next(line for line in reversed(shown.splitlines()) if "stage 1" in line)
+    assert "evaluating" not in last and "75/100 itc 2.000" in last and "1 min left" in last
 
 
 def test_a_failure_while_something_else_is_done_leaves_the_bar_as_it_was(terminal, capsys):

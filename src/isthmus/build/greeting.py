@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
 from isthmus import distributed
 from isthmus.build.precision import Compute
 from isthmus.build.workshop import Tower
@@ -60,7 +63,7 @@ class Greeting:
         """All of it for a person, in one line."""
         frozen = " and ".join(f"{name} ({_count(size)})" for name, size in self.towers.items())
         over = "" if self.processes == 1 else f" over {self.processes} processes"
-        against = "" if self.negatives is None else f", each against {self.negatives:,} negatives in ITC"
+        against = "" if self.negatives is None else f", {self.negatives:,} negatives each in ITC"
         stored = "" if self.stored is None else f", {binary(self.stored)} of features on disk"
         return "; ".join(
             [
@@ -94,7 +97,7 @@ def greeting(
     plan, processes = trainer.plan, distributed.world_size()
     pairs = config.train.batch_size * plan.accumulation * processes
     trained = storage_bytes(trainer.parameters)
-    frozen = sum(storage_bytes(tower.module.state_dict().values()) for tower in towers.values())
+    frozen = sum(storage_bytes(map(_own, tower.module.state_dict().values())) for tower in towers.values())
     return Greeting(
         stage=config.stage,
         device=str(compute.device),
@@ -159,6 +162,11 @@ def resumed(trainer: Trainer, folder: Path, step: int, *, processes: int, passed
         processes=(processes, distributed.world_size()),
         passed_over=tuple(passed_over),
     )
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, which is all of it unless processes share it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _count(number: int) -> str:

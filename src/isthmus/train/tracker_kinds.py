@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_NOT_IN_MLFLOW = re.compile(r"[^/\w.\- :]")
+_NOT_IN_MLFLOW = re.compile(r"[^/\w.\- ]")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class About:
 class Kind:
     """One kind of tracker; `run` is its own object of a run.
 
-    `keeps_all`: a figure that is told again for a step would stand there twice.
+    `keeps_all`: figures of steps after the checkpoint stay, so that one that is told again would stand there twice.
     """
 
     keeps_all = True

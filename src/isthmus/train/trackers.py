@@ -35,12 +35,12 @@ class Before:
             if 0 < record.get("step", 0) <= self.step:
                 yield record["step"], numbers(record)
 
-    def told(self) -> dict[str, int]:
-        """The last step at which each figure was logged, also after the checkpoint."""
+    def told(self, *, after: bool) -> dict[str, int]:
+        """The last step at which each figure was logged, up to the checkpoint; with `after`, also after it."""
+        logged = [(one["step"], numbers(one)) for one in self.records if "step" in one] if after else self.figures()
         last: dict[str, int] = {}
-        for record in self.records:
-            for name in numbers(record):
-                last[name] = max(last.get(name, 0), record.get("step", 0))
+        for step, figures in logged:
+            last |= {name: max(last.get(name, 0), step) for name in figures}
         return last
 
 
@@ -105,8 +105,8 @@ class Trackers:
                 tracker.store_init_configuration(_named(name, config))
                 for step, figures in self._before.figures():
                     self._tell(name, figures, step)
-            elif KINDS[name].keeps_all:
-                self._held[name] = self._before.told()
+            else:
+                self._held[name] = self._before.told(after=KINDS[name].keeps_all)
 
     def write(self, record: Record) -> None:
         """Pass on a record's numbers, if it is one of a step; NaN is passed on as NaN."""

@@ -76,14 +76,17 @@ def unbroken(records: Iterable[Record]) -> list[Record]:
     """A run's records as if it had never been stopped.
 
     A `resume` record names the step of its checkpoint. What was logged before it of later steps is left out, since
-    those steps were taken again and stand after it.
+    those steps were taken again and stand after it; so does an evaluation that is made again at that very step.
     """
-    kept: list[Record] = []
-    for record in records:
+    kept: dict[object, Record] = {}
+    for number, record in enumerate(records):
         if "resume" in record:
-            kept = [one for one in kept if one.get("step", 0) <= record["resume"]["step"]]
-        kept.append(record)
-    return kept
+            step = record["resume"]["step"]
+            kept = {place: one for place, one in kept.items() if one.get("step", 0) <= step}
+        place = (record["step"], "evaluation" in record) if "step" in record else number
+        kept.pop(place, None)
+        kept[place] = record
+    return list(kept.values())
 
 
 def in_words(seconds: float) -> str:
