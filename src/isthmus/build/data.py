@@ -230,10 +230,9 @@ def drawn_rows(source: Mixture, config: RunConfig) -> list[dict[str, Any]]:
 
 
 def _sampler(source: Mixture, config: RunConfig) -> CounterSampler:
-    world_size = distributed.world_size()
-    rows = config.train.batch_size * world_size
-    by_length = config.train.group_by_length
-    return source.sampler(rows, seed=config.seed, rank=distributed.rank(), world_size=world_size, by_length=by_length)
+    train, share = config.train, (distributed.rank(), distributed.world_size())
+    rows, keep = train.batch_size * share[1], train.last_batch == "keep"
+    return source.sampler(rows, seed=config.seed, share=share, by_length=train.group_by_length, keep_last=keep)
 
 
 def _workers(config: RunConfig) -> Workers:

@@ -92,7 +92,7 @@ class TrainingRows(Rows):
             index = self._another(visit, attempt) if attempt else visit.row
             row = self._visited(index, visit.epoch)
             if isinstance(row, Row):
-                return replace(row, bad=tuple(bad))
+                return replace(row, bad=tuple(bad), counted=visit.counted)
             if not isinstance(row, DataError):
                 return row
             bad.append(Bad.of(self._source[index].image, row))
@@ -149,8 +149,9 @@ class _Collate:
             if isinstance(row, UserError):
                 return row
             good.append(row)
-        bad = tuple(one for row in good for one in row.bad)
-        return _Loaded(collate(good, tokenize=self._tokenize), len(good) + len(bad), bad)
+        counted = [row for row in good if row.counted is not False]
+        bad = tuple(one for row in counted for one in row.bad)
+        return _Loaded(collate(good, tokenize=self._tokenize), len(counted) + len(bad), bad)
 
 
 class Loader:
@@ -222,6 +223,6 @@ def evaluation_loader(
     workers: Workers = ALONE,
 ) -> Loader:
     """Load every row once, in the source's order; `share` is (rank, world size); the last batch is kept."""
-    indices = sequential_batches(len(rows), batch, rank=share[0], world_size=share[1])
+    indices = sequential_batches(len(rows), batch, share=share)
     keys = [[Visit(0, index) for index in batch_indices] for batch_indices in indices]
     return Loader(rows, keys, tokenize=tokenize, workers=workers)
