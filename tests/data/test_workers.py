@@ -319,8 +319,8 @@ def test_no_worker_outlives_the_process_it_works_for(end):
             run.send_signal(getattr(signal, end))
         code = run.wait(timeout=60)
         _, alive = psutil.wait_procs(workers, timeout=GONE)
+        assert not alive
         told = run.stderr.read().decode()
-    assert not alive
     assert code == (1 if end == "error" else -getattr(signal, end))
     assert ("gave no batch within 1 seconds; it had last begun 0:" in told) == (end == "error")
     assert told.count("Traceback") == (end in ("error", "SIGINT")), "the main process's own, and no worker's"

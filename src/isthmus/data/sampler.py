@@ -128,7 +128,7 @@ class CounterSampler:
             if self._lengths is not None:
                 lengths = self._lengths(earlier[window], indices[window])
                 window = window[like_lengths(lengths, self.global_batch, self.seed, epoch, first)]
-            for rows in window.split(self.global_batch)[max(start - first, 0) :]:
+            for rows in torch.split(window, self.global_batch)[max(start - first, 0) :]:
                 yield earlier[rows], indices[rows]
 
     def _begun(self, epoch: int, batches: int) -> Int[Tensor, " rows"]:

@@ -128,7 +128,7 @@ class _Shared:
         batch = self.collate(rows)
         try:
             for tensor in _tensors(batch):
-                tensor.share_memory_()
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
         except (RuntimeError, OSError) as problem:
             return _NoRoom(f"cannot put a batch into shared memory ({str(problem).partition(chr(10))[0]})")
         return batch
