@@ -35,7 +35,10 @@ def seen(monkeypatch):
 
     def step(self, batches, number, stopping=None):
         norm = before(self, batches, number, stopping)
-        content = [(b.index.tolist(), b.captions, sha256(b.vision.view(torch.uint8).numpy().tobytes()).hexdigest()) for b in batches]
+        content = [
+            (b.index.tolist(), b.captions, sha256(b.vision.view(torch.uint8).numpy().tobytes()).hexdigest())
+            for b in batches
+        ]
         steps.append((number, content, self.raw_optimizer.param_groups[0]["lr"], float(norm)))
         return norm
 

@@ -49,6 +49,8 @@ class TrainConfig(Section):
     """Image-text pairs per process and micro-batch."""
     accumulation: Count = 1
     """Micro-batches per optimizer step (stage 2 only: ITC's negatives are the batch)."""
+    last_batch: Literal["drop", "keep"] = "drop"
+    """Rows that do not fill the last batch of all processes in an epoch: left out of it, or a shorter batch."""
     group_by_length: bool = False
     """Stage 2 only: batches of captions of like length, which leaves less padding; rows change places within 32 batches
     of all processes. In stage 1 the captions of a batch are each other's negatives."""
