@@ -64,7 +64,7 @@ class RunConfig(Section):
         Where it lies, what computes it and labels are no part of it; what it goes on from is known by its weights.
         """
         elsewhere: dict[str, Any] = {"output": True, "overwrite": True, "resume": True, "device": True}
-        elsewhere |= {"init": {"folder"}, "data": {"workers"}, "train": BOOKKEEPING}
+        elsewhere |= {"init": {"folder"}, "data": {"workers", "timeout"}, "train": BOOKKEEPING}
         given = self.model_dump(mode="json", exclude_unset=True, exclude={**elsewhere, **LABELS})
         return {key: value for key, value in given.items() if (key, value) != ("init", {})}
 

@@ -200,9 +200,6 @@ class Loader:
         for stream in self._running:
             stream.close()
 
-    def close(self) -> None:
-        """To be merged."""
-
 
 def make_loader(
     rows: TrainingRows,
