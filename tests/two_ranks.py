@@ -140,11 +140,15 @@ def only_chosen_patches_travel(rank):
     stage, mine = Stage1(tiny_bridge(), dec=DEC), rows_of(batch, slice(4 * rank, 4 * rank + 4))
     project, draw = stage.bridge.qformer.memory.project, stage1.draw_negatives
     stage.bridge.qformer.memory.project = lambda patches: projected.append(len(patches)) or project(patches)
+    generate = stage.generate
     with (
+        mock.patch.object(stage, "generate", lambda *a: seen.append(("ITG", torch.ones(0, 0))) or generate(*a)),
         mock.patch.object(stage1, "draw_negatives", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1]),
         collectives() as seen,
     ):
         stage(mine, STEPS["hard"])
+    order = [name for name, _ in seen]
+    assert order[-4:] == ["all_gather", "ITG", "all_to_all_single", "all_to_all_single"], "ITG while the host is told"
     images = drawn[0].index
     foreign = images[images // 4 != rank].unique()
     assert 0 < len(foreign) < 4, "some of the drawn images are own ones, or drawn twice: else this tests little"

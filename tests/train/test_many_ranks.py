@@ -10,23 +10,29 @@ import trained_ranks
 from isthmus.fingerprint import text_identity
 from isthmus.randomness import hash64
 from isthmus.records import Step
-from trained_ranks import THREE, TWO
+from trained_ranks import CASES, TWO
 
 TOLERANCE = 1e-10
 
 
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """The folder with what every process left, as one of three and as one of two."""
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(trained_ranks.check, (str(folder),), nprocs=3)
+    return folder
+
+
 @pytest.fixture(scope="module", params=[2, 3])
-def ranks(request, tmp_path_factory):
+def ranks(request, left):
     """How many processes there were, and what came out in each."""
-    world, folder = request.param, tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(trained_ranks.check, (world, str(folder)), nprocs=world)
-    return world, [torch.load(folder / f"rank{rank}.pt") for rank in range(world)]
+    return request.param, [torch.load(left / f"{rank} of {request.param}.pt") for rank in range(request.param)]
 
 
 @cache
 def alone(world, name):
     """A case in this one process, on the batches that so many share."""
-    return trained_ranks.train({2: TWO, 3: THREE}[world][name], world)
+    return trained_ranks.train(CASES[world][name], world)
 
 
 def equal(found, expected):
@@ -38,7 +44,7 @@ def equal(found, expected):
 
 
 def cases(world):
-    return {name: case for name, case in {2: TWO, 3: THREE}[world].items() if not case.per_rank_mean}
+    return {name: case for name, case in CASES[world].items() if not case.per_rank_mean}
 
 
 def test_losses_gradients_and_parameters_are_those_of_one_process(ranks):
@@ -78,13 +84,10 @@ def test_the_same_negatives_are_drawn(ranks):
             assert weight.sum() == one_weight.sum(), "a row that only fills a rank up has none"
 
 
-def test_a_mean_of_each_ranks_own_is_the_mean_of_those_means(ranks):
+def test_a_mean_of_each_ranks_own_is_the_mean_of_those_means(left):
     """By hand: each rank's tokens over its own count, over both micro-batches; then the mean over the ranks."""
-    world, found = ranks
-    if world != 2:
-        pytest.skip("once is enough")
-    name = "stage 2, a mean of each rank's"
-    case = TWO[name]
+    world, name = 2, "stage 2, a mean of each rank's"
+    case, found = TWO[name], torch.load(left / "0 of 2.pt")
     stage, step = trained_ranks.make_stage(case).train(), Step(3, 0, 0.0)
     total = 0
     for rank in range(world):
@@ -93,7 +96,7 @@ def test_a_mean_of_each_ranks_own_is_the_mean_of_those_means(ranks):
         terms = [stage(trained_ranks.rows_of(batch, rows), step)["lm"] for batch in micro]
         total = total + sum(term.sum for term in terms) / sum(term.weight for term in terms) / world
     total.backward()
-    equal(found[0]["cases"][name]["gradients"], trained_ranks.gradients_of(stage))
+    equal(found["cases"][name]["gradients"], trained_ranks.gradients_of(stage))
     as_one = trained_ranks.train(trained_ranks.Case(stage=2, accumulation=2, steps=1), world)["gradients"]
     assert not torch.allclose(as_one["projection.weight"], stage.bridge.projection.weight.grad, atol=1e-6, rtol=0)
 
