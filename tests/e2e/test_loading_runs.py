@@ -14,11 +14,11 @@ pytestmark = pytest.mark.e2e
 
 def test_a_hung_worker_ends_the_run_with_one_sentence(trained, monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(StoredLook, "__call__", lambda *_: time.sleep(600))
-    options = ["data.evaluation=null", "data.workers=1", "data.timeout=1", f"output={tmp_path / 'run'}"]
+    options = ["data.evaluation=null", "data.workers=1", "data.timeout=3", f"output={tmp_path / 'run'}"]
     assert isthmus("train", trained / "one.yaml", *options) == 2
     (told,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("isthmus: ")]
     assert told.startswith("isthmus: loading worker 0 (pid ")
-    assert "gave no batch within 1 seconds; it had last begun row " in told and "pictures/" in told
+    assert "gave no batch within 3 seconds; it had last begun row " in told and "pictures/" in told
     assert not psutil.Process().children()
 
 
