@@ -92,6 +92,11 @@ def test_wandb_offline_writes_a_folder_with_the_whole_run(output):
     name = twice("wandb", output)["wandb"]["id"]
     _, last = sorted((output / "wandb").glob(f"offline-run-*-{name}"))
     found = wandb_records(last)
+    for _ in range(300):  # another process writes the file out, shortly after the run has finished
+        if found["rows"]:
+            break
+        time.sleep(0.1)
+        found = wandb_records(last)
     rows = found["rows"]
     assert_losses([(row["_step"], row["itc"]) for row in rows], taken=1)
     assert [(row["_step"], row[RECALL]) for row in rows if RECALL in row] == [(4, 4.0), (8, 8.0)]

@@ -31,8 +31,8 @@ class Run:
     id = "w2"
     info = SimpleNamespace(run_id="m2")
 
-    def __init__(self, offline=False):
-        self.offline = offline
+    def __init__(self, begins=0):
+        self.starting_step = begins
 
     def finish(self, exit_code=0):
         self.ended = exit_code
@@ -44,8 +44,8 @@ class Run:
 class Tracker:
     """What Accelerate makes of a tracker; fails while `broken` says so."""
 
-    def __init__(self, name, offline=False):
-        self.name, self.tracker = name, Run(offline)
+    def __init__(self, name, begins=0):
+        self.name, self.tracker = name, Run(begins)
         self.told, self.configs, self.broken, self.finished = [], [], None, False
 
     def store_init_configuration(self, config):
@@ -67,9 +67,9 @@ class Stand(Accelerator):
 
     is_main_process = True
 
-    def __init__(self, *names, offline=False):
+    def __init__(self, *names, begins=0):
         self.log_with = list(names)
-        self.trackers = {name: Tracker(name, offline) for name in names}
+        self.trackers = {name: Tracker(name, begins) for name in names}
 
     def init_trackers(self, project, init_kwargs):
         self.project, self.options = project, init_kwargs
@@ -146,39 +146,69 @@ def test_nan_is_passed_on_as_nan(start):
     assert math.isnan(stand.trackers["wandb"].told[0][1]["itc"])
 
 
-def test_a_resumed_run_goes_on_with_its_runs_and_steps_taken_again_stand_once(start, tmp_path):
-    stand = Stand("tensorboard", "wandb", "mlflow")
+class Mlflow:
+    """As much of the module as is asked: a run that holds the log up to a step, and how it ended."""
+
+    def __init__(self, upto=0):
+        told = [
+            (one["step"], figures) for one in LOG if one.get("step", upto + 1) <= upto and (figures := numbers(one))
+        ]
+        names = {name for _, made in told for name in made}
+        self.found = {KINDS["mlflow"].name(one): [step for step, made in told if one in made] for one in names}
+
+    def MlflowClient(self):
+        return self
+
+    def get_run(self, run_id):
+        assert run_id == "m2"
+        return SimpleNamespace(data=SimpleNamespace(metrics=self.found))
+
+    def get_metric_history(self, run_id, name):
+        return [SimpleNamespace(step=step) for step in self.found[name]]
+
+    def end_run(self, status):
+        self.status = status
+
+
+@pytest.fixture
+def store(monkeypatch):
+    def store(upto=0):
+        monkeypatch.setitem(sys.modules, "mlflow", Mlflow(upto))
+        return sys.modules["mlflow"]
+
+    return store
+
+
+def test_a_resumed_run_goes_on_with_its_runs_and_steps_taken_again_stand_once(start, store, tmp_path):
+    """W&B and MLflow came as far as step 6 before the kill; the checkpoint is of step 4."""
+    store(upto=6)
+    stand = Stand("tensorboard", "wandb", "mlflow", begins=7)
     trackers = start(stand, resumed())
     assert stand.options == {
         "tensorboard": {"purge_step": 5},
         "wandb": {"name": "own/stage1", "dir": str(tmp_path / "own" / "stage1"), "id": "w", "resume": "allow"},
         "mlflow": {"run_id": "m"},
     }
-    again = [LOG[3], *LOG[4:], {"step": 8, "evaluation": {"text_to_image": {"R@1": 30.0}}}]
-    for record in [{"resume": {"step": 4}}, *again]:
+    for record in [{"resume": {"step": 4}}, *LOG[3:]]:
         trackers.write(record)
-    told = {name: tracker.told for name, tracker in stand.trackers.items()}
-    assert [step for step, _ in told["tensorboard"]] == [6, 6, 8, 8]  # its reader hides the earlier ones
-    assert told["wandb"] == [(8, {"evaluation/text_to_image/R@1": 30.0})]  # the one figure it has not had
-    assert told["mlflow"] == [(8, {"evaluation/text_to_image/R_at_1": 30.0})]
-    assert all(tracker.configs == [] for tracker in stand.trackers.values())
+    told = {name: [step for step, _ in tracker.told] for name, tracker in stand.trackers.items()}
+    assert told["tensorboard"] == [6, 6, 8]  # its reader hides the earlier ones
+    assert told["wandb"] == [8]
+    assert told["mlflow"] == [8]
+    assert [len(stand.trackers[name].configs) for name in ("tensorboard", "wandb", "mlflow")] == [0, 1, 0]
 
 
-def test_a_run_that_was_resumed_before_is_known_as_far_as_it_ever_came(start):
-    stand = Stand("mlflow")
-    trackers = start(stand, Before(STATE, 6, [*LOG, {"resume": {"step": 4}}, {"step": 6, "itc": 2.0}]))
-    trackers.write({"step": 8, "itc": 1.0})
-    trackers.write({"step": 10, "itc": 0.5})
-    assert stand.trackers["mlflow"].told == [(10, {"itc": 0.5})]
-
-
-def test_wandb_offline_has_a_new_folder_which_is_told_everything_up_to_the_checkpoint(start):
-    stand = Stand("wandb", offline=True)
-    trackers = start(stand, resumed())
-    trackers.write(LOG[4])
-    tracker = stand.trackers["wandb"]
-    assert len(tracker.configs) == 1
-    assert [step for step, _ in tracker.told] == [2, 4, 4, 6]
+def test_what_a_kill_kept_from_a_tracker_is_told_when_the_run_goes_on(start, store):
+    """They have only step 2, of a log up to step 8; the checkpoint is of step 6. Offline, W&B begins with nothing."""
+    store(upto=2)
+    stand = Stand("wandb", "mlflow", begins=3)
+    start(stand, resumed(step=6)).write(LOG[6])
+    for tracker in stand.trackers.values():
+        assert [step for step, _ in tracker.told] == [4, 4, 6, 6, 8]
+    offline = Stand("wandb")
+    start(offline, resumed(step=6))
+    assert [step for step, _ in offline.trackers["wandb"].told] == [2, 4, 4, 6, 6]
+    assert len(offline.trackers["wandb"].configs) == 1
 
 
 def test_a_tracker_that_is_new_in_a_resumed_run_is_told_what_was_before(start):
@@ -208,19 +238,14 @@ def test_a_tracker_that_fails_is_told_of_once_and_ends_nothing(start, said):
     assert [step for step, _ in stand.trackers["mlflow"].told] == [6]
 
 
-class Mlflow:
-    def end_run(self, status):
-        self.status = status
-
-
 @pytest.mark.parametrize(("problem", "status"), [(UserError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
-def test_a_run_that_does_not_come_to_its_end_is_no_finished_one(start, monkeypatch, problem, status):
-    monkeypatch.setitem(sys.modules, "mlflow", Mlflow())
+def test_a_run_that_does_not_come_to_its_end_is_no_finished_one(start, store, problem, status):
+    mlflow = store()
     stand = Stand("tensorboard", "wandb", "mlflow")
     with pytest.raises(type(problem)), start(stand):
         raise problem
     assert not any(tracker.finished for tracker in stand.trackers.values())
-    assert (stand.trackers["wandb"].tracker.ended, sys.modules["mlflow"].status) == (1, status)
+    assert (stand.trackers["wandb"].tracker.ended, mlflow.status) == (1, status)
     assert stand.trackers["tensorboard"].tracker.ended == "closed"
 
 

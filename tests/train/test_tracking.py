@@ -167,6 +167,24 @@ def test_what_was_done_before_does_not_count_for_the_time_left(clock, capsys):
     assert capsys.readouterr().err.splitlines() == ["stage 1 50/100  a", "stage 1 75/100  1 min left  b"]
 
 
+def test_what_comes_before_the_work_does_not_count_for_the_time_left(clock, capsys):
+    with Reporter("stage 1", 100, start=50) as reporter:
+        clock.now = 1000.0
+        reporter.say("ready")
+        with reporter.doing("evaluating"):
+            clock.now = 2000.0
+        clock.now = 2060.0
+        reporter.advance(75, "a")
+        reporter.say("between")
+        clock.now = 2090.0
+        reporter.advance(90, "b")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "left" in line] == [
+        "stage 1 75/100  1 min left  a",
+        "stage 1 90/100  22 s left  b",
+    ]
+
+
 def test_what_keeps_the_steps_waiting_is_a_plain_line_at_its_start(clock, capsys):
     with Reporter("stage 1", 100) as reporter:
         reporter.advance(40)

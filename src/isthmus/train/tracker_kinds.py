@@ -1,7 +1,7 @@
 """What TensorBoard, Weights & Biases and MLflow need that Accelerate leaves out: how each goes on with its run."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,17 @@ class About:
         return "/".join(self.folder.absolute().parts[-2:])
 
 
+Holds = Callable[[str, int], bool]
+"""Whether a figure, by its name in the tracker, stands there for a step."""
+
+
 class Kind:
     """One kind of tracker; `run` is its own object of a run.
 
-    `keeps_all`: figures of steps after the checkpoint stay, so that one that is told again would stand there twice.
+    `takes_configuration`: a run that goes on is told it again, and may be told another one.
     """
 
-    keeps_all = True
+    takes_configuration = False
 
     def options(self, about: About, state: Mapping[str, Any] | None, step: int) -> dict[str, Any]:
         """Settings for its start; `state` is None for a new run, else the run goes on after `step`."""
@@ -39,13 +43,13 @@ class Kind:
         """What finds the run again, as JSON."""
         raise NotImplementedError
 
+    def holds(self, run: Any, told: Mapping[str, int]) -> Holds:
+        """What a run that goes on has; `told` is the last step of each figure in the log, up to the checkpoint."""
+        raise NotImplementedError
+
     def fail(self, run: Any, *, stopped: bool) -> None:
         """End the run as one that did not come to its end: it was stopped, or it failed."""
         raise NotImplementedError
-
-    def begins_again(self, run: Any) -> bool:
-        """Whether a run that goes on holds nothing of what was logged before, and must be told again."""
-        return False
 
     def name(self, figure: str) -> str:
         """A figure's name as this tracker can hold it."""
@@ -53,9 +57,7 @@ class Kind:
 
 
 class _TensorBoard(Kind):
-    """One folder of event files; a resumed run's file hides the steps of earlier files that it takes again."""
-
-    keeps_all = False
+    """One folder of event files, each written out at once; a resumed run's file hides later steps of those before."""
 
     def options(self, about: About, state: Mapping[str, Any] | None, step: int) -> dict[str, Any]:
         return {} if state is None else {"purge_step": step + 1}
@@ -63,12 +65,20 @@ class _TensorBoard(Kind):
     def state(self, run: Any) -> dict[str, Any]:
         return {}
 
+    def holds(self, run: Any, told: Mapping[str, int]) -> Holds:
+        return lambda figure, step: step <= told.get(figure, 0)
+
     def fail(self, run: Any, *, stopped: bool) -> None:
         run.close()
 
 
 class _WandB(Kind):
-    """A run is known by its id. Offline, each process writes a folder of its own, and nothing joins these later."""
+    """A run is known by its id, and takes nothing of steps before its last.
+
+    Offline each process writes a folder of its own that begins with nothing, and nothing joins the folders later.
+    """
+
+    takes_configuration = True
 
     def options(self, about: About, state: Mapping[str, Any] | None, step: int) -> dict[str, Any]:
         again = {} if state is None else {"id": state["id"], "resume": "allow"}
@@ -77,11 +87,12 @@ class _WandB(Kind):
     def state(self, run: Any) -> dict[str, Any]:
         return {"id": run.id}
 
+    def holds(self, run: Any, told: Mapping[str, int]) -> Holds:
+        begins = run.starting_step
+        return lambda figure, step: step < begins
+
     def fail(self, run: Any, *, stopped: bool) -> None:
         run.finish(exit_code=1)
-
-    def begins_again(self, run: Any) -> bool:
-        return bool(run.offline)
 
 
 class _MLflow(Kind):
@@ -92,6 +103,14 @@ class _MLflow(Kind):
 
     def state(self, run: Any) -> dict[str, Any]:
         return {"run_id": run.info.run_id}
+
+    def holds(self, run: Any, told: Mapping[str, int]) -> Holds:
+        import mlflow
+
+        client, number = mlflow.MlflowClient(), run.info.run_id
+        names = client.get_run(number).data.metrics
+        last = {name: max(one.step for one in client.get_metric_history(number, name)) for name in names}
+        return lambda figure, step: step <= last.get(figure, 0)
 
     def fail(self, run: Any, *, stopped: bool) -> None:
         import mlflow

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from isthmus.errors import ConfigError, UserError
-from isthmus.train.tracker_kinds import KINDS, About
+from isthmus.train.tracker_kinds import KINDS, About, Holds
 from isthmus.train.tracking import Record, unbroken
 
 Figures = dict[str, float]
@@ -35,12 +35,11 @@ class Before:
             if 0 < record.get("step", 0) <= self.step:
                 yield record["step"], numbers(record)
 
-    def told(self, *, after: bool) -> dict[str, int]:
-        """The last step at which each figure was logged, up to the checkpoint; with `after`, also after it."""
-        logged = [(one["step"], numbers(one)) for one in self.records if "step" in one] if after else self.figures()
+    def told(self) -> dict[str, int]:
+        """The last step at which each figure was logged, up to the checkpoint."""
         last: dict[str, int] = {}
-        for step, figures in logged:
-            last |= {name: max(last.get(name, 0), step) for name in figures}
+        for step, figures in self.figures():
+            last |= dict.fromkeys(figures, step)
         return last
 
 
@@ -87,26 +86,26 @@ class Trackers:
     """The trackers of a run. One that fails never ends the run: it is told once, and tried again at the next figures.
 
     Steps that a resumed run takes again stand once in each: in TensorBoard as they were taken last, in the others as
-    they were taken first.
+    they were taken first, if these have them: what a kill or a lost connection kept from them is told then.
     """
 
     def __init__(
         self, accelerator: Accelerator, names: Sequence[str], before: Before, say: Callable[[str], None]
     ) -> None:
         self._accelerator, self._names, self._before, self._say = accelerator, names, before, say
-        self._held: dict[str, dict[str, int]] = {}
+        self._holds: dict[str, Holds] = {}
         self._failing: set[str] = set()
 
     def begin(self, config: dict[str, Any]) -> None:
         """Tell each tracker what it lacks: the configuration, and what was logged up to the checkpoint."""
         for name in self._names:
-            tracker = self._accelerator.get_tracker(name)
-            if name not in self._before.state or KINDS[name].begins_again(tracker.tracker):
+            tracker, kind, known = self._accelerator.get_tracker(name), KINDS[name], name in self._before.state
+            if not known or kind.takes_configuration:
                 tracker.store_init_configuration(_named(name, config))
-                for step, figures in self._before.figures():
-                    self._tell(name, figures, step)
-            else:
-                self._held[name] = self._before.told(after=KINDS[name].keeps_all)
+            if known:
+                self._holds[name] = kind.holds(tracker.tracker, self._before.told())
+            for step, figures in self._before.figures():
+                self._tell(name, figures, step)
 
     def write(self, record: Record) -> None:
         """Pass on a record's numbers, if it is one of a step; NaN is passed on as NaN."""
@@ -136,12 +135,12 @@ class Trackers:
                 self._say(f"the tracker {name} could not be closed: {_first_line(failure)}")
 
     def _tell(self, name: str, figures: Figures, step: int) -> None:
-        held = self._held.get(name, {})
-        new = {figure: value for figure, value in figures.items() if step > held.get(figure, 0)}
+        holds = self._holds.get(name, _holds_nothing)
+        new = {figure: value for figure, value in _named(name, figures).items() if not holds(figure, step)}
         if not new:
             return
         try:
-            self._accelerator.get_tracker(name).log(_named(name, new), step=step)
+            self._accelerator.get_tracker(name).log(new, step=step)
             self._failing.discard(name)
         except Exception as problem:  # each has exceptions of its own, and the log has the figures
             if name not in self._failing:
@@ -168,6 +167,10 @@ def flat(content: Mapping[str, Any], between: str = ".") -> dict[str, Any]:
         else:
             found[name] = json.dumps(value) if isinstance(value, list | tuple) else value
     return found
+
+
+def _holds_nothing(_figure: str, _step: int) -> bool:
+    return False
 
 
 def _named(tracker: str, values: Mapping[str, Any]) -> dict[str, Any]:

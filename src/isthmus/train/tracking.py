@@ -112,7 +112,8 @@ def step_pace(seconds: float, pairs: int) -> str:
 class Reporter:
     """Progress with time left: a bar on a terminal, plain lines elsewhere, silence on other ranks than 0.
 
-    Work that was done before, up to `start`, counts for how far it is and not for how fast it goes.
+    Work that was done before, up to `start`, counts for how far it is and not for how fast it goes; nor does what is
+    said or done before the first of the work.
     """
 
     def __init__(self, title: str, total: int, *, start: int = 0, silent: bool = False) -> None:
@@ -162,11 +163,13 @@ class Reporter:
         try:
             yield
         finally:
+            self._wait_to_begin()
             if self._bar is not None:
                 self._bar.update(self._task, description=self._title)
 
     def say(self, line: str) -> None:
         """Print a line above the progress."""
+        self._wait_to_begin()
         if self._silent:
             return
         if self._bar is not None:
@@ -182,6 +185,10 @@ class Reporter:
         """How much was done a second since the beginning; None where nothing was, or no time has passed."""
         passed = time.monotonic() - self._begun
         return (done - self._start) / passed if done > self._start and passed > 0 else None
+
+    def _wait_to_begin(self) -> None:
+        if self._done == self._start:
+            self._begun = time.monotonic()
 
     def _place(self) -> str:
         return f"{self._title} {self._done}/{self._total}"
