@@ -115,7 +115,8 @@ class Trainer:
         except Stopped:
             return None
         except Exception as problem:  # whatever it is, what was done is saved before it is raised
-            return problem
+            # a signal to a whole process group ends the loading workers too: that is no fault of theirs
+            return problem if stopping.asked is None else None
 
     def _agree(self, problem: Exception | None, stopping: Stopping, hooks: Hooks) -> None:
         """Do what a rank wishes, on all of them: save, or save and end."""
