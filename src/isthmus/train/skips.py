@@ -20,7 +20,7 @@ class _Taken:
 
     number: int
     broken: Bool[Tensor, ""]
-    rows: tuple[Int[Tensor, " B"], ...]
+    rows: tuple[Int[Tensor, " _"], ...]
 
 
 @dataclass
