@@ -14,7 +14,7 @@ from isthmus.build.bridge import BRIDGE, BuiltBridge
 from isthmus.build.evaluation import Evaluation
 from isthmus.build.greeting import Greeting, Resumed, Saving, greeting
 from isthmus.build.keeping import CHECKPOINTS, Keeper
-from isthmus.build.workshop import Workshop
+from isthmus.build.workshop import Tower, Workshop
 from isthmus.checkpoints.native import update_provenance
 from isthmus.config.run import RunConfig
 from isthmus.errors import UserError
@@ -56,6 +56,11 @@ class Training:
     workshop: Workshop
     stored: int | None = None
     resume: Resume | None = None
+
+    @property
+    def towers(self) -> Mapping[str, Tower]:
+        """The frozen models that it is trained between."""
+        return self.keeper.towers
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate and save; returns the run's record, which is also written beside the bridge.
