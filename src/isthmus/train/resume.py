@@ -40,7 +40,7 @@ def take(trainer: Trainer) -> Snapshot:
     """
     bridge = {name: _copy(tensor) for name, tensor in trainer.bare.bridge.state_dict().items()}
     _refuse_broken(bridge, trainer.done)
-    names = {parameter: name for name, parameter in trainer.bare.bridge.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in trainer.bare.bridge.named_parameters()}
     moments = {
         f"{names[parameter]}.{moment}": _copy(state[moment])
         for parameter, state in trainer.raw_optimizer.state.items()
@@ -138,7 +138,7 @@ def _put_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(own["torch"])
     random.setstate((3, tuple(_words(own["python"])), None))
     *key, position = _words(own["numpy"])
-    np.random.set_state(("MT19937", np.array(key, dtype=np.uint32), position))
+    np.random.set_state(("MT19937", np.array(key, dtype=np.uint32), position, 0, 0.0))
     if device.type == "cuda" and "cuda" in own:
         torch.cuda.set_rng_state(own["cuda"], device)
 
