@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from isthmus import distributed
@@ -20,7 +19,8 @@ from isthmus.build.data import Looks, drawn_rows, open_looks, open_sources, trai
 from isthmus.build.evaluation import Evaluation, longest_trained
 from isthmus.build.mirroring import warn_of_sides
 from isthmus.build.plan import optimizer_of, plan_of
-from isthmus.build.precision import Compute, choose_compute
+from isthmus.build.precision import Compute
+from isthmus.build.processes import join, leave_towers_out, stay_alone
 from isthmus.build.stages import build_stage1, build_stage2, start_projection, starts_projection
 from isthmus.build.workshop import SIGHT, Tower, Workshop, open_workshop
 from isthmus.checkpoints.card import model_card
@@ -110,7 +110,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     Raises a `UserError` of some kind for all that is wrong with the config, the data, the towers or the store.
     """
     _check_output(config)
-    accelerator = _accelerator(config)
+    accelerator = join(config)
     sources = open_sources(config)
     warn_of_sides(sources.train, config.features)
     workshop = workshop or open_workshop(config)
@@ -152,14 +152,14 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
 
 def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge) -> Trainer:
     """The trainer of a run whose stage is on its device already, to see what a step takes (`estimate`)."""
-    accelerator = _accelerator(config, moves=False)
     stage.train()
-    return Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, 1))
+    return Trainer(stage, optimizer_of(config, built), stay_alone(config), plan_of(config, 1))
 
 
 def _settle(stage: Stage1 | Stage2, compute: Compute, *, compiled: bool) -> None:
     """Put a stage where it is trained, and its verbs through torch.compile where the config says so."""
     stage.to(compute.device)
+    leave_towers_out(stage)
     if compiled:
         compile_verbs(stage.bridge.qformer)
 
@@ -189,19 +189,6 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
             f"{path} cannot be written ({problem.strerror}); the bridge beside it is whole: free space, and train "
             "again for the record"
         ) from problem
-
-
-def _accelerator(config: RunConfig, *, moves: bool = True) -> Accelerator:
-    """Join the process group, if there is one, and choose precision as the run does."""
-    compute = choose_compute(config.device, config.precision)
-    on_cpu = compute.device.type == "cpu"
-    accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=on_cpu, device_placement=moves)
-    rows = config.train.batch_size * distributed.world_size()
-    if config.stage == 1 and rows == 1:
-        raise ConfigError(
-            "a stage-1 global batch of 1 has no negatives for ITC and ITM; raise `train.batch_size` to 2 or more"
-        )
-    return accelerator
 
 
 def _provenance(

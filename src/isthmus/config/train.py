@@ -78,5 +78,8 @@ class TrainConfig(Section):
     """Optimizer steps between evaluations; empty: only at the end."""
     save_every: Count | None = None
     """Optimizer steps between saved bridges; empty: only at the end."""
+    timeout_minutes: float = Field(default=30.0, gt=0)
+    """Several processes only: within how many minutes one that hangs is noticed, and the others end; longer than the
+    slowest step, evaluation or saving takes. One that dies is noticed at once."""
     token_mean: Literal["global", "per_rank"] = "global"
     """What losses are divided by: all ranks' tokens, or each rank's own as in the original."""
