@@ -12,8 +12,8 @@ import torch
 
 from isthmus import distributed
 from isthmus.build.processes import join
+from isthmus.cli import ending
 from isthmus.config.run import check
-from isthmus.errors import UserError
 
 STEPS, WHEN = 6, 3
 CONTENT = {
@@ -24,10 +24,6 @@ CONTENT = {
     "encoder": {"kind": "timm", "name": "vit"},
     "bridge": {"bert": "folder:bert"},
 }
-
-
-def raise_(number: int, _: object) -> None:
-    sys.exit(128 + number)
 
 
 def strike(fault: str) -> None:
@@ -43,7 +39,7 @@ def strike(fault: str) -> None:
 
 def run(fault: str, struck: int) -> None:
     for step in range(STEPS):
-        if step == WHEN and distributed.rank() == struck and fault != "late":
+        if step == WHEN and distributed.rank() == struck and fault not in ("late", "busy"):
             strike(fault)
         assert distributed.agree(1 << distributed.rank()) == (1 << distributed.world_size()) - 1
         if step == WHEN and fault == "late":  # the others have gone on, into a collective of the step
@@ -57,17 +53,12 @@ def run(fault: str, struck: int) -> None:
     distributed.wait()
 
 
-def main(fault: str, struck: str = "1", minutes: str = "0.05") -> None:
-    signal.signal(signal.SIGTERM, raise_)
+def main(fault: str, struck: str = "1", minutes: str = "0.1") -> None:
     config = check({**CONTENT, "train": {"steps": 1, "batch_size": 2, "timeout_minutes": float(minutes)}}, "here")
-    try:
-        with distributed.telling():
-            join(config)
-            run(fault, int(struck))
-    except UserError as problem:
-        sys.stderr.write(f"isthmus: {problem}\n")
-        sys.exit(2)
+    with distributed.telling():
+        join(config)
+        run(fault, int(struck))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    ending.run(lambda **_: main(*sys.argv[1:]))

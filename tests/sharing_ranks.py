@@ -1,5 +1,6 @@
 """What each of two processes checks for `language/test_sharing.py`; spawned processes import only this."""
 
+import time
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ def check_everything(rank: int, meeting: str) -> None:
     torch.set_num_threads(1)
     group.init_process_group("gloo", init_method=Path(meeting).as_uri(), rank=rank, world_size=WORLD)
     try:
+        takes_turns(rank, Path(meeting).with_name("turns"))
         for family in TOWERS:
             for recomputes in (False, True):
                 equals_the_whole(rank, family, recomputes=recomputes)
@@ -41,6 +43,17 @@ def check_everything(rank: int, meeting: str) -> None:
         distributed.wait()
     finally:
         group.destroy_process_group()
+
+
+def takes_turns(rank: int, lines: Path) -> None:
+    """One after the other, and every bit that anyone set."""
+    with distributed.in_turn(), lines.open("a") as file:
+        file.write(f"{rank} comes, ")
+        file.flush()
+        time.sleep(0.2)
+        file.write(f"{rank} goes; ")
+    assert lines.read_text() == "0 comes, 0 goes; 1 comes, 1 goes; "
+    assert distributed.agree(1 << 4 * rank) == 0b10001
 
 
 def equals_the_whole(rank: int, family: str, *, recomputes: bool) -> None:

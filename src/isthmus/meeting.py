@@ -16,7 +16,7 @@ from torch import distributed
 
 from isthmus.errors import LostProcessError
 
-_PATIENCE = timedelta(days=30)  # gloo waits no longer than it is told, and knows no "for ever"
+_PATIENCE = timedelta(days=20)  # gloo waits no longer than it is told, and counts to 2**31 milliseconds
 _NAP = timedelta(seconds=1)
 
 

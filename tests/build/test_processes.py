@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+from datetime import timedelta
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from faulty_rank import CONTENT
 from isthmus import distributed
+from isthmus.build import processes
 from isthmus.build.precision import Compute
 from isthmus.build.processes import _check_devices, join, leave_towers_out, stay_alone
 from isthmus.config.run import check
@@ -87,6 +89,7 @@ def test_each_process_needs_a_device_of_its_own(monkeypatch):
 
 def test_others_that_cannot_be_reached_are_one_sentence(monkeypatch):
     port = free_port()
+    monkeypatch.setattr(processes, "_ARRIVAL", timedelta(seconds=2))
     for name, value in {
         "RANK": 1,
         "LOCAL_RANK": 1,
@@ -125,7 +128,7 @@ def test_when_one_dies_or_hangs_the_others_end_with_a_sentence(fault, struck, co
         for rank, process in enumerate(ranks):
             if rank != struck:
                 _, err = process.communicate(timeout=100)
-                assert process.returncode == 2 and LOST.fullmatch(err) and happened in err, (rank, err)
+                assert process.returncode == 4 and LOST.fullmatch(err) and happened in err, (rank, err)
 
 
 def test_a_signal_is_heard_while_others_are_waited_for():
@@ -136,13 +139,13 @@ def test_a_signal_is_heard_while_others_are_waited_for():
 
 
 def test_waiting_is_longer_than_the_timeout_and_ends_when_the_other_dies():
-    with started(2, "busy", 1, 0.01) as ranks:
+    with started(2, "busy") as ranks:
         assert [one.stdout.readline() for one in ranks] == ["rank 0 waits\n", "rank 1 waits\n"]
         with pytest.raises(subprocess.TimeoutExpired):
-            ranks[0].wait(timeout=5)
+            ranks[0].wait(timeout=10)
         ranks[1].kill()
         _, err = ranks[0].communicate(timeout=60)
-        assert ranks[0].returncode == 2 and "has ended" in err
+        assert ranks[0].returncode == 4 and "has ended" in err
 
 
 @pytest.mark.parametrize("fault", ["kill", "sleep"])

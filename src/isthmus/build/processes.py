@@ -21,6 +21,7 @@ from isthmus.config.run import RunConfig
 from isthmus.errors import ConfigError, LostProcessError
 
 _BRIDGE = "bridge."
+_ARRIVAL = timedelta(minutes=30)
 _OTHER_WRAPPERS = {
     "ACCELERATE_USE_FSDP": "--use_fsdp",
     "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed",
@@ -77,11 +78,14 @@ def _accelerator(compute: Compute, *, moves: bool = True) -> Accelerator:
 
 
 def _enter(backend: str, timeout: timedelta) -> None:
-    """Find the other processes; they have as long to come as a process may be silent later."""
+    """Find the other processes, which may start much later than one may be silent afterwards."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        group.init_process_group(backend, timeout=timeout)
+        store, rank, size = next(group.rendezvous("env://", timeout=_ARRIVAL))
+        store.set(f"isthmus/arrived/{rank}", "")
+        store.wait([f"isthmus/arrived/{one}" for one in range(size)], _ARRIVAL)
+        group.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as problem:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(problem).strip().partition("\n")[0].rstrip(".")
         raise LostProcessError(
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot join the others at {place} ({reason}); "

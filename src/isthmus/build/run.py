@@ -57,6 +57,7 @@ class Training:
     provenance: Mapping[str, Any]
     workshop: Workshop
 
+    @distributed.telling()
     def run(self) -> dict[str, Any]:
         """Train, evaluate and save; returns the run's record, which is also written beside the bridge.
 
@@ -104,6 +105,7 @@ class Training:
             write_bridge(file, output / BRIDGE, save_tokenizer=self.built.tokenizer.save, card=card)
 
 
+@distributed.telling()
 def build_training(config: RunConfig, *, workshop: Workshop | None = None, progress: Progress) -> Training:
     """Build a run; fills the feature store first, where the config names one (`progress` tells how far).
 
