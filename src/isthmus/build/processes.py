@@ -21,7 +21,7 @@ from isthmus.config.run import RunConfig
 from isthmus.errors import ConfigError, LostProcessError
 
 _BRIDGE = "bridge."
-_ARRIVAL = timedelta(minutes=30)
+_ARRIVAL, _ATTEMPT = timedelta(minutes=30), "TORCHELASTIC_RESTART_COUNT"
 _OTHER_WRAPPERS = {
     "ACCELERATE_USE_FSDP": "--use_fsdp",
     "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed",
@@ -82,8 +82,9 @@ def _enter(backend: str, timeout: timedelta) -> None:
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
         store, rank, size = next(group.rendezvous("env://", timeout=_ARRIVAL))
-        store.set(f"isthmus/arrived/{rank}", "")
-        store.wait([f"isthmus/arrived/{one}" for one in range(size)], _ARRIVAL)
+        store = group.PrefixStore(f"isthmus/{os.environ.get(_ATTEMPT, 0)}", store)  # a launcher may keep one for all
+        store.set(f"arrived/{rank}", "")
+        store.wait([f"arrived/{one}" for one in range(size)], _ARRIVAL)
         group.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as problem:
         reason = str(problem).strip().partition("\n")[0].rstrip(".")
