@@ -7,6 +7,7 @@ process that was started by neither is a run of its own, without a group.
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -29,10 +30,10 @@ _OTHER_WRAPPERS = {
 }
 
 
-def join(config: RunConfig) -> Accelerator:
+def join(config: RunConfig, **options: Any) -> Accelerator:
     """Join the process group that a launcher announces, gloo's on CPUs and NCCL's on CUDA devices.
 
-    A process that dies is noticed at once, one that hangs within `train.timeout_minutes`.
+    A process that dies is noticed at once, one that hangs within `train.timeout_minutes`. `options` are Accelerate's own.
     Raises `ConfigError` for a config or a launcher that does not fit so many processes, `LostProcessError` where the
     others cannot be reached.
     """
@@ -42,7 +43,7 @@ def join(config: RunConfig) -> Accelerator:
     timeout = timedelta(minutes=config.train.timeout_minutes)
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not group.is_initialized():
         _enter("gloo" if compute.device.type == "cpu" else "nccl", timeout)
-    accelerator = _accelerator(compute)
+    accelerator = _accelerator(compute, **options)
     _check_batch(config)
     _check_sharing(config)
     distributed.meet(timeout)
@@ -66,15 +67,14 @@ def leave_towers_out(stage: nn.Module) -> None:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(stage, names)
 
 
-def _accelerator(compute: Compute, *, moves: bool = True) -> Accelerator:
+def _accelerator(compute: Compute, *, moves: bool = True, **options: Any) -> Accelerator:
     # Gradients lie in the buckets that are sent: one copy of them, not two. No static graph: it finds what a forward
     # used by the tensors that are returned, and does not see into `Losses`. Every parameter of a bridge that can have a
     # gradient has one in each step, so that none need be looked for.
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     on_cpu = compute.device.type == "cpu"
-    return Accelerator(
-        mixed_precision=compute.mixed_precision, cpu=on_cpu, device_placement=moves, kwargs_handlers=[ddp]
-    )
+    settings = {"mixed_precision": compute.mixed_precision, "cpu": on_cpu, "device_placement": moves}
+    return Accelerator(**settings, kwargs_handlers=[ddp], **options)
 
 
 def _enter(backend: str, timeout: timedelta) -> None:
