@@ -33,7 +33,7 @@ _OTHER_WRAPPERS = {
 def join(config: RunConfig, **options: Any) -> Accelerator:
     """Join the process group that a launcher announces, gloo's on CPUs and NCCL's on CUDA devices.
 
-    A process that dies is noticed at once, one that hangs within `train.timeout_minutes`. `options` are Accelerate's own.
+    A process that dies is noticed at once, one that hangs within `train.timeout_minutes`; `options` are Accelerate's.
     Raises `ConfigError` for a config or a launcher that does not fit so many processes, `LostProcessError` where the
     others cannot be reached.
     """
