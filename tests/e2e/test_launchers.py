@@ -75,7 +75,7 @@ def check_equal_to_rounding(world, recipe, alone, together):
         for name in {"itc", "itm", "itg", "lm", "gradient_norm"} & before.keys():
             assert after[name] == pytest.approx(before[name], rel=1e-4), (before["step"], name)
     for name, tensor in alone.items():
-        assert torch.allclose(together[name], tensor, atol=1e-5) or name.endswith("key.bias"), name
+        assert torch.allclose(together[name], tensor, atol=1e-4), name  # the rate is 1e-3, the steps are six
 
 
 def test_a_language_model_is_shared_out(world):

@@ -20,8 +20,8 @@ from isthmus.errors import ConfigError
 _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 
 
-LABELS = {"encoder": {"licence"}, "llm": {"licence", "sharded"}, "train": {"timeout_minutes"}}
-"""Keys that say something of a run, or how its processes share and hear each other, and change no number in it."""
+LABELS = {"encoder": {"licence"}, "llm": {"licence", "sharded"}}
+"""Keys that say something of a run, or how its processes share its towers, and change no number in it."""
 
 
 class InitConfig(Section):
@@ -74,6 +74,7 @@ class RunConfig(Section):
         Where it lies, what computes it and labels are no part of it; what it goes on from is known by its weights.
         """
         elsewhere: dict[str, Any] = {"output": True, "overwrite": True, "device": True, "init": {"folder"}}
+        elsewhere["train"] = {"timeout_minutes"}
         given = self.model_dump(mode="json", exclude_unset=True, exclude={**elsewhere, **LABELS})
         return {key: value for key, value in given.items() if (key, value) != ("init", {})}
 
