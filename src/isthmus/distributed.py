@@ -12,15 +12,23 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, distributed
 
+from isthmus.meeting import agree, gather_objects, in_turn, meet, rank, telling, wait, world_size
 
-def world_size() -> int:
-    """How many processes take part; 1 without a process group."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def rank() -> int:
-    """This process's number, from 0."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+__all__ = [
+    "Exchange",
+    "agree",
+    "gather",
+    "gather_objects",
+    "gather_together",
+    "in_turn",
+    "meet",
+    "rank",
+    "reduce_sum",
+    "reduce_sums",
+    "telling",
+    "wait",
+    "world_size",
+]
 
 
 class _GatherRows(torch.autograd.Function):
@@ -157,26 +165,3 @@ class Exchange:
         fetched = self._rows + travels.cumsum(0) - 1
         standing = torch.where(values // self._rows == me, values - me * self._rows, fetched)
         return torch.empty_like(standing).scatter(0, self._order[me, number], standing)
-
-
-def agree(flags: int) -> int:
-    """What any rank wishes: the bitwise or of all ranks' flags."""
-    joined = 0
-    for one in gather_objects(flags):
-        joined |= one
-    return joined
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """Every rank's value, in rank order; small ones, since they are pickled."""
-    if world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * world_size()
-    distributed.all_gather_object(values, value)
-    return values
-
-
-def wait() -> None:
-    """Let every rank come to this place before any goes on."""
-    if world_size() > 1:
-        distributed.barrier()

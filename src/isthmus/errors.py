@@ -9,6 +9,7 @@ prints it without a traceback; a library caller catches `UserError` or one of it
     ├── WorkerError      a process that loads pictures or features ended or hangs
     ├── StoreError       a feature store that does not fit what is asked of it
     ├── TowerError       a frozen encoder or LLM that cannot be found or used
+    ├── LostProcessError another process of the same run has died, hangs, or cannot be reached
     └── CheckpointError  a model folder that is no such thing, or lacks a part
         └── AbsentPartError  a part of the bridge that a file did not hold and that a call needs
 """
@@ -36,6 +37,10 @@ class StoreError(UserError):
 
 class TowerError(UserError):
     """A frozen encoder or language model cannot be found or cannot be used."""
+
+
+class LostProcessError(UserError):
+    """Another process of the same run has died, hangs, or cannot be reached."""
 
 
 class CheckpointError(UserError):

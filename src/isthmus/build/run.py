@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from isthmus import distributed
@@ -18,7 +17,8 @@ from isthmus.build.greeting import resumed
 from isthmus.build.keeping import Keeper, holds_checkpoints, open_shelf
 from isthmus.build.mirroring import warn_of_sides
 from isthmus.build.plan import optimizer_of, plan_of
-from isthmus.build.precision import Compute, choose_compute
+from isthmus.build.precision import Compute
+from isthmus.build.processes import join, leave_towers_out, stay_alone
 from isthmus.build.resuming import find_checkpoint, refuse_towers
 from isthmus.build.stages import build_stage1, build_stage2, start_projection, starts_projection
 from isthmus.build.training import LOG, RECORD, Resume, Training
@@ -40,13 +40,14 @@ from isthmus.train.trackers import tracker_options
 _FIT_BATCHES = 32
 
 
+@distributed.telling()
 def build_training(config: RunConfig, *, workshop: Workshop | None = None, progress: Progress) -> Training:
     """Build a run; fills the feature store first, where the config names one (`progress` tells how far).
 
     Raises a `UserError` of some kind for all that is wrong with the config, the data, the towers or the store.
     """
     _check_output(config)
-    accelerator = _accelerator(config, **tracker_options(config.train.trackers, Path(config.output)))
+    accelerator = join(config, **tracker_options(config.train.trackers, Path(config.output)))
     found = find_checkpoint(config)
     sources = open_sources(config)
     warn_of_sides(sources.train, config.features)
@@ -108,14 +109,14 @@ def _go_on(found: Found, trainer: Trainer, keeper: Keeper) -> Resume:
 
 def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge) -> Trainer:
     """The trainer of a run whose stage is on its device already, to see what a step takes (`estimate`)."""
-    accelerator = _accelerator(config, moves=False)
     stage.train()
-    return Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, 1))
+    return Trainer(stage, optimizer_of(config, built), stay_alone(config), plan_of(config, 1))
 
 
 def _settle(stage: Stage1 | Stage2, compute: Compute, *, compiled: bool) -> None:
     """Put a stage where it is trained, and its verbs through torch.compile where the config says so."""
     stage.to(compute.device)
+    leave_towers_out(stage)
     if compiled:
         compile_verbs(stage.bridge.qformer)
 
@@ -138,19 +139,6 @@ def _check_output(config: RunConfig) -> None:
         )
     for name in (LOG, RECORD):
         check_place(output / name)
-
-
-def _accelerator(config: RunConfig, *, moves: bool = True, **options: Any) -> Accelerator:
-    """Join the process group, if there is one, and choose precision as the run does."""
-    compute = choose_compute(config.device, config.precision)
-    on_cpu = compute.device.type == "cpu"
-    accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=on_cpu, device_placement=moves, **options)
-    rows = config.train.batch_size * distributed.world_size()
-    if config.stage == 1 and rows == 1:
-        raise ConfigError(
-            "a stage-1 global batch of 1 has no negatives for ITC and ITM; raise `train.batch_size` to 2 or more"
-        )
-    return accelerator
 
 
 def _provenance(

@@ -62,6 +62,7 @@ class Training:
         """The frozen models that it is trained between."""
         return self.keeper.towers
 
+    @distributed.telling()
     def run(self) -> dict[str, Any]:
         """Train, evaluate and save; returns the run's record, which is also written beside the bridge.
 

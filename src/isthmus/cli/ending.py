@@ -14,11 +14,12 @@ from typing import NoReturn
 
 import typer
 
-from isthmus.errors import UserError
+from isthmus.errors import LostProcessError, UserError
 from isthmus.train.stopping import Stopped
 
 WRONG_INPUT = 2
 SOME_BROKEN = 3
+LOST = 4
 INTERRUPTED = 130
 CLOSED = 141
 TERMINATED = 143
@@ -31,6 +32,7 @@ Exit codes:
   1    a fault of isthmus itself, with a traceback
   2    wrong input, told in one line
   3    done, but some pictures could not be read
+  4    another process of the same run has died, hangs, or cannot be reached
   130  interrupted (Ctrl-C)
   141  what read the output has gone, as after `| head`
   143  terminated (SIGTERM or SIGUSR1)"""
@@ -58,7 +60,8 @@ def run(app: typer.Typer) -> NoReturn:
 def _explain(problem: BaseException) -> NoReturn:
     """End with the line and the code of what a user can cause; raise anything else again."""
     if isinstance(problem, UserError):
-        _end(f"isthmus: {problem}", WRONG_INPUT)
+        lost = isinstance(problem, LostProcessError)
+        _end(f"isthmus: {problem}", LOST if lost else WRONG_INPUT, at_once=lost)
     if isinstance(problem, KeyboardInterrupt | typer.Abort | _Terminated | Stopped):
         _explain_end(problem)
     if hasattr(problem, "format_message"):
@@ -129,10 +132,13 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _end(line: str, code: int) -> NoReturn:
+def _end(line: str, code: int, *, at_once: bool = False) -> NoReturn:
+    """Say the line and end; `at_once`: without what torch would tidy up, which may wait for a process that is lost."""
     try:
         sys.stdout.flush()
     except OSError:  # nobody can be given it any more, and the line below says what matters
         _drop_output()
     os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+    if at_once:
+        os._exit(code)
     sys.exit(code)

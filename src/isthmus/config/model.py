@@ -93,6 +93,9 @@ class LanguageConfig(Section):
     checkpointing: bool = False
     """Keep only what goes from layer to layer for the backward and compute each layer again there: less memory, more
     time. A prompt before the soft prompt is then computed in every step."""
+    sharded: bool = False
+    """Several processes only: each holds a share of every layer and gathers a layer's weights when it is computed, for
+    a language model that is too large for one device. The numbers stay the same."""
     prompt: PromptConfig = PromptConfig()
     """The text around the soft prompt."""
 

@@ -20,8 +20,8 @@ from isthmus.errors import ConfigError
 _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 
 
-LABELS = {"encoder": {"licence"}, "llm": {"licence"}}
-"""Keys that say something of a run and change nothing in it."""
+LABELS = {"encoder": {"licence"}, "llm": {"licence", "sharded"}}
+"""Keys that say something of a run, or how its processes share its towers, and change no number in it."""
 
 
 class RunConfig(Section):

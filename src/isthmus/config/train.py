@@ -35,7 +35,7 @@ class ObjectivesConfig(Section):
 
 BOOKKEEPING = {
     *("log_every", "evaluate_every", "save_every", "save_minutes", "keep", "best", "best_is"),
-    *("trackers", "tracker_project"),
+    *("trackers", "tracker_project", "timeout_minutes"),
 }
 """Keys that say when something is written, and change nothing in what is trained."""
 
@@ -101,6 +101,9 @@ class TrainConfig(Section):
     """Who is told what the log is told, besides it (the extra `trackers`)."""
     tracker_project: str = Field(default="isthmus", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
     """The project, or experiment, that a run belongs to there."""
+    timeout_minutes: float = Field(default=30.0, gt=0)
+    """Several processes only: within how many minutes one that hangs is noticed, and the others end; longer than the
+    slowest step, evaluation or saving takes. One that dies is noticed at once."""
     token_mean: Literal["global", "per_rank"] = "global"
     """What losses are divided by: all ranks' tokens, or each rank's own as in the original."""
 
