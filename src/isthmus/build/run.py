@@ -25,6 +25,7 @@ from isthmus.build.training import LOG, RECORD, Resume, Training
 from isthmus.build.workshop import SIGHT, Tower, Workshop, open_workshop
 from isthmus.checkpoints.shelf import Found
 from isthmus.config.run import RunConfig
+from isthmus.data.mixture import Mixture
 from isthmus.errors import ConfigError
 from isthmus.features.extract import Progress
 from isthmus.files import check_place
@@ -38,6 +39,7 @@ from isthmus.train.resume import put_back, refuse_other_batch
 from isthmus.train.trackers import tracker_options
 
 _FIT_BATCHES = 32
+Towers = Mapping[str, Tower]
 
 
 @distributed.telling()
@@ -52,13 +54,9 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     sources = open_sources(config)
     warn_of_sides(sources.train, config.features)
     workshop = workshop or open_workshop(config)
-    compute, towers = workshop.compute, {"encoder": workshop.tower}
+    compute = workshop.compute
     set_seed(config.seed)
-    stage: Stage1 | Stage2
-    if config.stage == 1:
-        stage, built = build_stage1(config, workshop)
-    else:
-        stage, built, towers["llm"] = build_stage2(config, sources.train, workshop)
+    stage, built, towers = _stage(config, workshop, sources.train)
     given, config = config.given(), config.model_copy(update={"bridge": built.config})
     looks = open_looks(config, workshop.encoder, sources.both(), compute, progress=progress)
     train = looks.usable(sources.train, training=True)
@@ -92,6 +90,15 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
         stored=None if looks.store is None else looks.store.size,
         resume=resume,
     )
+
+
+def _stage(config: RunConfig, workshop: Workshop, source: Mixture) -> tuple[Stage1 | Stage2, BuiltBridge, Towers]:
+    """What is trained, its bridge as it starts, and the frozen models that it is trained between."""
+    towers = {"encoder": workshop.tower}
+    if config.stage == 1:
+        return *build_stage1(config, workshop), towers
+    stage, built, towers["llm"] = build_stage2(config, source, workshop)
+    return stage, built, towers
 
 
 def _go_on(found: Found, trainer: Trainer, keeper: Keeper) -> Resume:
