@@ -20,7 +20,7 @@ class Row:
     """One row of a step: its picture as patches or pixels, the caption chosen, and the keys of both.
 
     `bad` are the pictures that could not be read and in whose place this one stands; `question` is what the caption
-    answers, if it does.
+    answers, if it does; `epoch` is how often the row was drawn before.
     """
 
     vision: Float[Tensor, "..."]
@@ -29,6 +29,7 @@ class Row:
     index: int
     bad: tuple[Bad, ...] = ()
     question: str | None = None
+    epoch: int = 0
 
 
 def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
@@ -53,6 +54,7 @@ def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
         index=torch.tensor([row.index for row in rows]),
         questions=questions or None,
         instruction=tokenize(questions) if questions else None,
+        epoch=torch.tensor([row.epoch for row in rows]),
     )
 
 

@@ -216,4 +216,5 @@ def _row(example: Example, caption: int, look: Look, visit: Visit) -> Row | User
     except UserError as error:
         return error
     question = normalise(example.questions[caption]) if example.questions else None
-    return Row(vision, normalise(example.captions[caption]), example.image_id, visit.row, question=question)
+    words = normalise(example.captions[caption])
+    return Row(vision, words, example.image_id, visit.row, question=question, epoch=visit.epoch)
