@@ -41,7 +41,10 @@ class TrainConfig(Section):
     batch_size: Count
     """Image-text pairs per process and micro-batch."""
     accumulation: Count = 1
-    """Micro-batches per optimizer step (stage 2 only: ITC's negatives are the batch)."""
+    """Micro-batches per optimizer step; in stage 1, where ITC's negatives are the batch, with `chunked` alone."""
+    chunked: bool = False
+    """Stage 1 only: the micro-batches of a step, on all processes, are one contrastive batch that need not fit into
+    memory, at about a third more arithmetic; needs `features.folder`, since patches are read again."""
     group_by_length: bool = False
     """Stage 2 only: batches of captions of like length, which leaves less padding; rows change places within 32 batches
     of all processes. In stage 1 the captions of a batch are each other's negatives."""
@@ -80,3 +83,26 @@ class TrainConfig(Section):
     """Optimizer steps between saved bridges; empty: only at the end."""
     token_mean: Literal["global", "per_rank"] = "global"
     """What losses are divided by: all ranks' tokens, or each rank's own as in the original."""
+
+    def check_accumulation(self, *, stored: bool) -> None:
+        """Refuse, in stage 1, micro-batches that are not joined into one contrastive batch, and joining that cannot be.
+
+        `stored`: whether there is a feature store. Raises ValueError.
+        """
+        if not self.chunked:
+            if self.accumulation > 1:
+                raise ValueError(
+                    "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and accumulating "
+                    "does not enlarge it; set `train.chunked`, which joins the micro-batches, or raise "
+                    "`train.batch_size` or the number of processes"
+                )
+        elif self.accumulation == 1:
+            raise ValueError(
+                "`train.chunked` joins the micro-batches of a step, and there is one; raise `train.accumulation`, or "
+                "leave it out"
+            )
+        elif not stored:
+            raise ValueError(
+                "`train.chunked` reads patches twice, which needs a feature store; give `features.folder` its place, or "
+                "leave it out"
+            )
