@@ -19,7 +19,7 @@ from isthmus.build.bridge import BRIDGE, BuiltBridge
 from isthmus.build.data import Looks, drawn_rows, open_looks, open_sources, training_loader
 from isthmus.build.evaluation import Evaluation, longest_trained
 from isthmus.build.mirroring import warn_of_sides
-from isthmus.build.plan import optimizer_of, plan_of
+from isthmus.build.plan import optimizer_of, plan_of, reread_of
 from isthmus.build.precision import Compute, choose_compute
 from isthmus.build.stages import build_stage1, build_stage2, start_projection, starts_projection
 from isthmus.build.workshop import SIGHT, Tower, Workshop, open_workshop
@@ -36,6 +36,7 @@ from isthmus.qformer.attention import TABLE_VERSION
 from isthmus.qformer.compiled import compile_verbs
 from isthmus.records import Batch, BridgeFile, Source
 from isthmus.tasks.figures import in_a_line
+from isthmus.train.chunked import Reread
 from isthmus.train.loop import Hooks, Trainer
 from isthmus.train.tracking import JsonLines, Reporter
 
@@ -134,7 +135,9 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
             start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)
     return Training(
         config=config,
-        trainer=Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, per_epoch)),
+        trainer=Trainer(
+            stage, optimizer_of(config, built), accelerator, plan_of(config, per_epoch), reread=reread_of(config, look)
+        ),
         batches=batches,
         stage=stage,
         built=built,
@@ -150,11 +153,11 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     )
 
 
-def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge) -> Trainer:
+def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge, reread: Reread) -> Trainer:
     """The trainer of a run whose stage is on its device already, to see what a step takes (`estimate`)."""
-    accelerator = _accelerator(config, moves=False)
+    accelerator, again = _accelerator(config, moves=False), reread if config.train.chunked else None
     stage.train()
-    return Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, 1))
+    return Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, 1), reread=again)
 
 
 def _settle(stage: Stage1 | Stage2, compute: Compute, *, compiled: bool) -> None:
@@ -196,7 +199,7 @@ def _accelerator(config: RunConfig, *, moves: bool = True) -> Accelerator:
     compute = choose_compute(config.device, config.precision)
     on_cpu = compute.device.type == "cpu"
     accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=on_cpu, device_placement=moves)
-    rows = config.train.batch_size * distributed.world_size()
+    rows = config.train.batch_size * config.train.accumulation * distributed.world_size()
     if config.stage == 1 and rows == 1:
         raise ConfigError(
             "a stage-1 global batch of 1 has no negatives for ITC and ITM; raise `train.batch_size` to 2 or more"

@@ -6,10 +6,12 @@ device, without a sync, and counted in the log.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from functools import partial
+from itertools import islice
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -19,25 +21,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from isthmus import distributed
 from isthmus.errors import UserError
 from isthmus.fingerprint import text_identity
+from isthmus.models.stage1 import Stage1
 from isthmus.randomness import hash64
-from isthmus.records import Batch, Losses, Step, mean_over
+from isthmus.records import Batch, Step, mean_over
+from isthmus.train.beginning import Begin, Plain, Stage
+from isthmus.train.chunked import Reread, TwoPass
 from isthmus.train.meters import Meters
 from isthmus.train.schedule import Schedule
 from isthmus.train.tracking import JsonLines, Reporter
 
 _DROPOUT = text_identity("dropout of a micro-batch")
-
-
-class Stage(Protocol):
-    """What is trained: a module with a bridge, a loss, and the loss's weights before it is computed."""
-
-    bridge: nn.Module
-
-    def __call__(self, batch: Batch, step: Step) -> Losses:
-        """The terms of a batch, before division."""
-
-    def count(self, batch: Batch, step: Step) -> Mapping[str, Tensor]:
-        """The weights of a batch's terms at this step."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +76,20 @@ class Hooks:
 class Trainer:
     """Trains a stage's bridge; everything frozen stays outside the optimizer."""
 
-    def __init__(self, stage: nn.Module, optimizer: torch.optim.AdamW, accelerator: Accelerator, plan: Plan) -> None:
+    def __init__(
+        self,
+        stage: nn.Module,
+        optimizer: torch.optim.AdamW,
+        accelerator: Accelerator,
+        plan: Plan,
+        *,
+        reread: Reread | None = None,
+    ) -> None:
+        """With `reread`, a stage 1's micro-batches of a step are one contrastive batch (`train/chunked.py`)."""
         self.plan, self.accelerator, self.raw_optimizer = plan, accelerator, optimizer
-        self.bare = cast(Stage, stage)
+        self.begin: Begin = Plain(cast(Stage, stage))
+        if reread is not None:
+            self.begin = TwoPass(cast(Stage1, stage), reread, accelerator.autocast)
         self.stage, self.optimizer = accelerator.prepare(stage, optimizer)
         self.schedule = LambdaLR(optimizer, plan.rate)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -118,14 +122,14 @@ class Trainer:
             begun += time.monotonic() - paused
         return figures
 
-    def step(self, batches: list[Batch], number: int) -> Tensor:
+    def step(self, batches: Iterable[Batch], number: int) -> Tensor:
         """One optimizer step on its micro-batches; returns the gradient's norm before clipping."""
-        keys = self._keys(number)
-        weights = self._weights(batches, keys)
-        for position, batch in enumerate(batches):
-            torch.manual_seed(int(hash64(self.plan.seed, _DROPOUT, number, position, distributed.rank())))
-            with self._only_last_reduces(position, len(batches)):
-                losses = self.stage(batch, keys)
+        begun = self.begin(batches, self._keys(number), partial(self._seed, number))
+        weights = self._weights(begun.counts)
+        for position, given in enumerate(begun.given(weights)):
+            self._seed(number, position)
+            with self._only_last_reduces(position, len(begun.counts)):
+                losses = self.stage(*given)
                 total = sum(mean_over(term.sum, weights[name]) for name, term in losses)
                 self.accelerator.backward(total * distributed.world_size())
             self.meters.add({name: term.sum for name, term in losses}, {n: t.weight for n, t in losses})
@@ -136,11 +140,15 @@ class Trainer:
         self.schedule.step()
         return norm
 
-    def _weights(self, batches: list[Batch], keys: Step) -> dict[str, Tensor]:
+    def _seed(self, number: int, position: int) -> None:
+        """Set what dropout draws in a micro-batch."""
+        torch.manual_seed(int(hash64(self.plan.seed, _DROPOUT, number, position, distributed.rank())))
+
+    def _weights(self, counts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """What each term is divided by: the weight over all micro-batches and, unless told otherwise, all ranks."""
         counted: dict[str, Tensor] = {}
-        for batch in batches:
-            for name, weight in self.bare.count(batch, keys).items():
+        for weights in counts:
+            for name, weight in weights.items():
                 counted[name] = counted.get(name, 0) + weight
         if self.plan.per_rank_mean:
             return {name: weight * distributed.world_size() for name, weight in counted.items()}
@@ -155,8 +163,8 @@ class Trainer:
     def _keys(self, number: int) -> Step:
         return Step(self.plan.seed, self.plan.epoch(number), number / self.plan.steps)
 
-    def _micro_batches(self, stream: Iterator[Batch]) -> list[Batch]:
-        return [next(stream).to(self.accelerator.device) for _ in range(self.plan.accumulation)]
+    def _micro_batches(self, stream: Iterator[Batch]) -> Iterator[Batch]:
+        return (batch.to(self.accelerator.device) for batch in islice(stream, self.plan.accumulation))
 
     def _only_last_reduces(self, position: int, count: int) -> Any:
         if position == count - 1:
