@@ -10,8 +10,8 @@ from accelerate.state import AcceleratorState
 from command_line import isthmus, tiny_recipes
 from isthmus.build.run import build_training, dry_trainer
 from isthmus.config.stages import load_stages
-from isthmus.estimate import binary, estimate
-from isthmus.shadow import storage_bytes
+from isthmus.estimate import estimate
+from isthmus.shadow import binary, storage_bytes
 
 PLAIN = ["precision=fp32", "data.evaluation=null", "train.evaluate_every=null"]
 

@@ -92,8 +92,8 @@ class TrainConfig(Section):
         if not self.chunked:
             if self.accumulation > 1:
                 raise ValueError(
-                    "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and accumulating "
-                    "does not enlarge it; set `train.chunked`, which joins the micro-batches, or raise "
+                    "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and "
+                    "accumulating does not enlarge it; set `train.chunked`, which joins the micro-batches, or raise "
                     "`train.batch_size` or the number of processes"
                 )
         elif self.accumulation == 1:
@@ -103,6 +103,6 @@ class TrainConfig(Section):
             )
         elif not stored:
             raise ValueError(
-                "`train.chunked` reads patches twice, which needs a feature store; give `features.folder` its place, or "
-                "leave it out"
+                "`train.chunked` reads patches again, which needs a feature store; give `features.folder` its place, "
+                "or leave it out"
             )
