@@ -135,9 +135,7 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
             start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)
     return Training(
         config=config,
-        trainer=Trainer(
-            stage, optimizer_of(config, built), accelerator, plan_of(config, per_epoch), reread=reread_of(config, look)
-        ),
+        trainer=_trainer(config, stage, built, accelerator, per_epoch=per_epoch, reread=reread_of(config, look)),
         batches=batches,
         stage=stage,
         built=built,
@@ -157,7 +155,20 @@ def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge, r
     """The trainer of a run whose stage is on its device already, to see what a step takes (`estimate`)."""
     accelerator, again = _accelerator(config, moves=False), reread if config.train.chunked else None
     stage.train()
-    return Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, 1), reread=again)
+    return _trainer(config, stage, built, accelerator, per_epoch=1, reread=again)
+
+
+def _trainer(
+    config: RunConfig,
+    stage: Stage1 | Stage2,
+    built: BuiltBridge,
+    accelerator: Accelerator,
+    *,
+    per_epoch: int,
+    reread: Reread | None,
+) -> Trainer:
+    """The trainer of a run with so many micro-batches in an epoch."""
+    return Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, per_epoch), reread=reread)
 
 
 def _settle(stage: Stage1 | Stage2, compute: Compute, *, compiled: bool) -> None:

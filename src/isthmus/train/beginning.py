@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ Seed = Callable[[int], None]
 """Sets what dropout draws in the micro-batch of a step that has this number."""
 
 
+@runtime_checkable
 class Stage(Protocol):
     """What is trained: a loss, and the loss's weights before it is computed."""
 
@@ -22,6 +23,7 @@ class Stage(Protocol):
         """The weights of a batch's terms at this step."""
 
 
+@runtime_checkable
 class Begun(Protocol):
     """A step before its first backward pass; `counts` are the weights of each micro-batch's terms."""
 

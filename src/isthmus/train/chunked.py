@@ -51,13 +51,11 @@ class TwoPass:
         for number, batch in enumerate(batches):
             seed(number)
             with self._autocast():
-                _, embeddings = self._stage.encode(batch)
-            own.append(Embeddings(*(rows.detach() for rows in embeddings.both)))
+                own.append(Embeddings(*(rows.detach() for rows in self._stage.encode(batch)[1].both)))
             held.append(replace(batch, vision=batch.vision.new_empty(len(batch), 0)))
-            del embeddings  # and its graph, before the next
-        everyone = _Everyone.of(held, own)
+        images, texts = (torch.cat(rows) for rows in zip(*(one.both for one in own), strict=True))
         del own
-        return Joined(self._stage, self._reread, held, everyone, step=step)
+        return Joined(self._stage, self._reread, held, Embeddings(images, texts), step=step)
 
 
 class _Places:
@@ -84,49 +82,28 @@ class _Places:
         return gathered.index_select(0, torch.tensor(self._order, device=rows.device))
 
 
-@dataclass(frozen=True)
-class _Everyone:
-    """All ranks' rows of a step, by `places`; `keys`, on the CPU: index and epoch of each, and its text's length."""
-
-    places: _Places
-    rows: Rows
-    embeddings: Embeddings
-    texts: Text
-    keys: Int[Tensor, "3 N"]
-
-    @staticmethod
-    def of(batches: Sequence[Batch], own: Sequence[Embeddings]) -> "_Everyone":
-        """Gather what is known of rows, and their embeddings."""
-        places = _Places([len(batch) for batch in batches])
-        numbers = places.gather(torch.cat([_numbers(batch) for batch in batches]))
-        image, caption, counted, *keys = numbers.unbind(1)
-        counts = any(batch.counted is not None for batch in batches)
-        rows = Rows(Identity(image, caption), keys[0], counted.bool() if counts else None)
-        images, texts = (torch.cat(parts) for parts in zip(*(one.both for one in own), strict=True))
-        embeddings = Embeddings(places.gather(images), places.gather(texts))
-        return _Everyone(places, rows, embeddings, _gather_texts(batches, places), torch.stack(keys).cpu())
-
-
 class Joined:
     """A contrastive batch between its two passes: ITC of it, with its gradient, and the negatives that were drawn.
 
     `counts` are the weights of each micro-batch's losses.
     """
 
-    def __init__(
-        self, stage: Stage1, reread: Reread, batches: Sequence[Batch], everyone: _Everyone, *, step: Step
-    ) -> None:
-        """`batches` are this rank's micro-batches, whose patches are not looked at."""
-        self._stage, self._reread, self._batches, self._everyone, self._step = stage, reread, batches, everyone, step
-        stage.temperature()  # into its range, before anything is divided by it
-        self._exact = stage.options.gather == "exact"
-        self._gradient = Embeddings(*map(torch.zeros_like, everyone.embeddings.both))
-        for rows in everyone.embeddings.both:
-            rows.requires_grad_(self._exact)
-        self._parts = [_Part.joined(self._blocks(own)) for own in everyone.places.own]
+    def __init__(self, stage: Stage1, reread: Reread, batches: Sequence[Batch], own: Embeddings, *, step: Step) -> None:
+        """`batches` are this rank's micro-batches, whose patches are not looked at; `own` the embeddings of all."""
+        self._reread, self._batches, self._step = reread, batches, step
+        self._places = _Places([len(batch) for batch in batches])
+        numbers = self._places.gather(torch.cat([_numbers(batch) for batch in batches]))
+        image, caption, counted, *keys = numbers.unbind(1)
+        self._keys = torch.stack(keys).cpu()  # index and epoch of everyone's rows, and how long their texts are
+        self._texts = _gather_texts(batches, self._places)
+        counts = any(batch.counted is not None for batch in batches)
+        everyone = Rows(Identity(image, caption), keys[0], counted.bool() if counts else None)
+        compared = _Comparison(stage, everyone, Embeddings(*map(self._places.gather, own.both)), step)
+        self._parts = [compared.part(places) for places in self._places.own]
+        self._gradient, self._exact = compared.gradient, compared.exact
         chosen = torch.cat([torch.stack([part.images.index, part.captions.index]) for part in self._parts], dim=1)
-        self._chosen = chosen.cpu().split([len(batch) for batch in batches], dim=1)
-        self.counts: list[Mapping[str, Tensor]] = [
+        self._chosen = torch.split(chosen.cpu(), [len(batch) for batch in batches], dim=1)
+        self.counts: Sequence[Mapping[str, Tensor]] = [
             stage.weigh(batch, part.images.weight.sum() + part.captions.weight.sum())
             for batch, part in zip(batches, self._parts, strict=True)
         ]
@@ -141,47 +118,25 @@ class Joined:
             part, gradient = self._parts[number], self._gradient_of(number, weights["itc"])
             yield replace(batch, vision=vision), self._step, Given(part.term, gradient, part.of_temperature, others)
 
-    def _blocks(self, own: slice) -> "Iterator[_Part]":
-        """ITC of a micro-batch's rows against everyone's, block by block."""
-        everyone, queries = self._everyone.embeddings.image.shape[:2]
-        size = max(1, SCORES // (everyone * queries))
-        for start in range(own.start, own.stop, size):
-            yield self._block(slice(start, min(start + size, own.stop)))
-
-    def _block(self, rows: slice) -> "_Part":
-        """ITC of some of this rank's rows against everyone's; its gradient is added to what there is."""
-        stage, everyone = self._stage, self._everyone
-        own = Embeddings(*(known[rows].detach().requires_grad_() for known in everyone.embeddings.both))
-        policy = stage.options.identity
-        pairs = Pairs.between(everyone.rows.select(rows), everyone.rows, offset=rows.start, policy=policy)
-        contrast = Contrast.between(own, everyone.embeddings)
-        term = stage.itc(contrast, pairs)
-        candidates = everyone.embeddings.both if self._exact else ()
-        of_temperature, *found = torch.autograd.grad(term.sum, [stage.temperature(), *own.both, *candidates])
-        for total, of_own in zip(self._gradient.both, found[:2], strict=True):
-            total[rows] += of_own
-        for total, of_all in zip(self._gradient.both, found[2:], strict=False):
-            total += of_all
-        images, captions = stage.negatives(contrast, pairs, self._step)
-        return _Part(Term(term.sum.detach(), term.weight), of_temperature, images, captions)
-
     def _gradient_of(self, number: int, weight: Float[Tensor, ""]) -> Embeddings:
         """The gradient with respect to a micro-batch's embeddings: of this rank's loss, or of the sum of all ranks'.
 
         Each rank divides its loss by a weight that may be its own (`Plan.per_rank_mean`), and this is multiplied by
         this rank's in the end, since the loop will divide by it.
         """
-        own, all_ranks = self._everyone.places.own[number], self._everyone.places.everyone[number]
+        own, all_ranks = self._places.own[number], self._places.everyone[number]
         if distributed.world_size() == 1 or not self._exact:
             return Embeddings(*(found[own] for found in self._gradient.both))
-        totals = [distributed.reduce_sum(mean_over(found[all_ranks], weight)) for found in self._gradient.both]
+        weight = weight.to(self._gradient.image.dtype)
+        share = mean_over(torch.ones_like(weight), weight)
+        totals = [distributed.reduce_sum(found[all_ranks] * share) for found in self._gradient.both]
         here = slice(own.start - all_ranks.start, own.stop - all_ranks.start)
         return Embeddings(*(total[here] * weight for total in totals))
 
     def _read(self, number: int) -> tuple[Float[Tensor, "B P V"], Others]:
         """A micro-batch's patches, and a picture and a text for each of its rows, from anywhere in the whole."""
-        keys, texts, part = self._everyone.keys, self._everyone.texts, self._parts[number]
-        own = torch.arange(len(keys[0]))[self._everyone.places.own[number]]
+        keys, texts, part = self._keys, self._texts, self._parts[number]
+        own = torch.arange(keys.shape[1])[self._places.own[number]]
         seen, read = (torch.cat([own, chosen]) for chosen in self._chosen[number])
         patches = self._reread(keys[0, seen], keys[1, seen]).to(texts.ids.device, non_blocking=True)
         width, read = int(keys[2, read].max()), read.to(texts.ids.device)
@@ -205,9 +160,8 @@ class _Part:
     captions: Negatives
 
     @staticmethod
-    def joined(blocks: "Iterable[_Part]") -> "_Part":
+    def joined(parts: "Sequence[_Part]") -> "_Part":
         """That of a micro-batch, of its blocks."""
-        parts = list(blocks)
         images, captions = (
             Negatives(torch.cat([each.index for each in drawn]), torch.cat([each.weight for each in drawn]))
             for drawn in ([part.images for part in parts], [part.captions for part in parts])
@@ -215,6 +169,41 @@ class _Part:
         numbers = [torch.stack([part.term.sum, part.term.weight, part.of_temperature]) for part in parts]
         total, weight, of_temperature = torch.stack(numbers).sum(0)
         return _Part(Term(total, weight), of_temperature, images, captions)
+
+
+class _Comparison:
+    """ITC of this rank's rows against everyone's, in blocks; `gradient`, by everyone's embeddings, grows with each."""
+
+    def __init__(self, stage: Stage1, rows: Rows, embeddings: Embeddings, step: Step) -> None:
+        """`rows` and `embeddings` are everyone's."""
+        self._stage, self._rows, self._embeddings, self._step = stage, rows, embeddings, step
+        self._temperature = stage.temperature()  # in its range, before anything is divided by it
+        self.exact = stage.options.gather == "exact"
+        self.gradient = Embeddings(*map(torch.zeros_like, embeddings.both))
+        for known in embeddings.both:
+            known.requires_grad_(self.exact)
+
+    def part(self, own: slice) -> _Part:
+        """A micro-batch's."""
+        everyone, queries = self._embeddings.image.shape[:2]
+        size = max(1, SCORES // (everyone * queries))
+        starts = range(own.start, own.stop, size)
+        return _Part.joined([self._block(slice(start, min(start + size, own.stop))) for start in starts])
+
+    def _block(self, rows: slice) -> _Part:
+        own, policy = self._rows.select(rows), self._stage.options.identity
+        pairs = Pairs.between(own, self._rows, offset=rows.start, policy=policy)
+        anchors = Embeddings(*(known[rows].detach().requires_grad_() for known in self._embeddings.both))
+        contrast = Contrast.between(anchors, self._embeddings)
+        term = self._stage.itc(contrast, pairs)
+        candidates = self._embeddings.both if self.exact else ()
+        of_temperature, *found = torch.autograd.grad(term.sum, [self._temperature, *anchors.both, *candidates])
+        for total, of_anchors in zip(self.gradient.both, found[:2], strict=True):
+            total[rows] += of_anchors
+        for total, of_candidates in zip(self.gradient.both, found[2:], strict=False):
+            total += of_candidates
+        images, captions = self._stage.negatives(contrast, pairs, self._step)
+        return _Part(Term(term.sum.detach(), term.weight), of_temperature, images, captions)
 
 
 def _numbers(batch: Batch) -> Int[Tensor, "B 6"]:
