@@ -24,8 +24,10 @@ from isthmus.models import stage1
 from isthmus.models.stage1 import Stage1, Stage1Options
 from isthmus.models.stage2 import Stage2
 from isthmus.records import Losses, Term
-from isthmus.train.loop import Plan, Trainer
+from isthmus.train.chunked import Reread
+from isthmus.train.loop import Trainer
 from isthmus.train.optimizer import AdamW, Rates, make_optimizer
+from isthmus.train.plan import Plan
 
 ROWS, APART = 2, 100
 
@@ -91,11 +93,9 @@ def joined(rank: int, world: int, meeting: Path) -> Iterator[None]:
 
 def train(case: Case, world: int) -> dict:
     """Losses of every step, the first step's gradients, the drawn negatives, and the parameters at the end."""
-    stage = make_stage(case)
-    optimizer = make_optimizer(stage.bridge, AdamW(Rates(1e-4, 1e-4, 1e-4), (0.9, 0.98), 0.05), fresh=())
     in_two = case.joined and distributed.world_size() > 1
-    reread = partial(read_again, case, world) if in_two else None
-    trainer = Trainer(stage, optimizer, Accelerator(cpu=True), plan_of(case), reread=reread)
+    trainer = trainer_of(case, partial(read_again, case, world) if in_two else None)
+    stage, optimizer = trainer.bare, trainer.raw_optimizer
     losses, gradients, negatives, draw = [], [], [], stage1.draw_negatives
 
     def drawn(*given, **named):
@@ -110,9 +110,16 @@ def train(case: Case, world: int) -> dict:
             batches = [share(case, world, step, micro) for micro in range(case.accumulation)]
             trainer.step([one_batch(batches)] if case.joined and not in_two else batches, step)
             losses.append(trainer.meters.read())
-    assert trainer.skipped == 0
+    assert trainer.skips.read() == []
     parameters = {name: parameter.detach().clone() for name, parameter in stage.bridge.named_parameters()}
     return {"losses": losses, "gradients": gradients[0], "parameters": parameters, "negatives": negatives}
+
+
+def trainer_of(case: Case, reread: Reread | None = None) -> Trainer:
+    """The trainer of a case, in as many processes as there are."""
+    stage = make_stage(case)
+    optimizer = make_optimizer(stage.bridge, AdamW(Rates(1e-4, 1e-4, 1e-4), (0.9, 0.98), 0.05), fresh=())
+    return Trainer(stage, optimizer, Accelerator(cpu=True), plan_of(case), reread=reread)
 
 
 def make_stage(case: Case) -> nn.Module:
@@ -141,6 +148,8 @@ def plan_of(case: Case) -> Plan:
         log_every=1,
         evaluate_every=None,
         save_every=None,
+        save_seconds=None,
+        stop_after_skipped=10,
     )
 
 

@@ -14,8 +14,9 @@ from isthmus.models.bridge import Bridge
 from isthmus.qformer.layer import Dropouts
 from isthmus.records import Batch, BridgeSizes, Identity, Text
 from isthmus.train.chunked import Reread
-from isthmus.train.loop import Plan, Trainer
+from isthmus.train.loop import Trainer
 from isthmus.train.optimizer import AdamW, Rates, make_optimizer
+from isthmus.train.plan import Plan
 
 RATE, BETAS, DECAY, DROPOUT = 1e-4, (0.9, 0.999), 0.05, 0.1
 _ENDLESS = 1_000_000
@@ -80,6 +81,8 @@ def make_trainer(
         log_every=_ENDLESS,
         evaluate_every=None,
         save_every=None,
+        save_seconds=None,
+        stop_after_skipped=10,
     )
     accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=True)
     return Trainer(stage, make_optimizer(bridge, settings, fresh=()), accelerator, plan, reread=reread)

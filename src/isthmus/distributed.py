@@ -159,6 +159,23 @@ class Exchange:
         return torch.empty_like(standing).scatter(0, self._order[me, number], standing)
 
 
+def agree(flags: int) -> int:
+    """What any rank wishes: the bitwise or of all ranks' flags."""
+    joined = 0
+    for one in gather_objects(flags):
+        joined |= one
+    return joined
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, in rank order; small ones, since they are pickled."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def wait() -> None:
     """Let every rank come to this place before any goes on."""
     if world_size() > 1:

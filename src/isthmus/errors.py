@@ -6,6 +6,7 @@ prints it without a traceback; a library caller catches `UserError` or one of it
     UserError
     ├── ConfigError      a key, a value or a combination in the YAML or on the command line
     ├── DataError        pictures, metadata, captions
+    ├── WorkerError      a process that loads pictures or features ended or hangs
     ├── StoreError       a feature store that does not fit what is asked of it
     ├── TowerError       a frozen encoder or LLM that cannot be found or used
     └── CheckpointError  a model folder that is no such thing, or lacks a part
@@ -23,6 +24,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """Pictures, metadata or captions are not as they must be."""
+
+
+class WorkerError(UserError):
+    """A process that loads pictures or features ended, hangs, or has no memory."""
 
 
 class StoreError(UserError):

@@ -129,6 +129,16 @@ class Batch:
         )
 
 
+@runtime_checkable
+class Batches(Protocol):
+    """Batches of a run; `close` ends the processes that load them."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def close(self) -> None:
+        """End what loads them; nothing is iterated after it."""
+
+
 @dataclass(frozen=True)
 class Term:
     """One loss term before division: the weighted sum, and the weight it is counted in (rows or tokens)."""

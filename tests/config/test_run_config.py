@@ -55,6 +55,9 @@ def test_defaults_are_filled_in(write):
         ("features.flip=1", "`features.flip` is 1: input should be a valid boolean"),
         ("encoder.kind=open_clip", "`encoder.kind` is 'open_clip': input should be 'timm' or 'transformers'"),
         ("stage=3", "`stage` is 3: input should be 1 or 2"),
+        ("train.trackers=wandb", "`train.trackers` is 'wandb': input should be a valid list"),
+        ("train.trackers=[wand]", "`train.trackers.0` is 'wand': input should be 'tensorboard', 'wandb' or 'mlflow'"),
+        ("train.tracker_project=../a", "`train.tracker_project` is '../a': string should match pattern"),
         ("data.train=pictures", "`data.train` is 'pictures': "),
         ("bridge.bert=null", "stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and `init.from`"),
         ("bridge.scratch.tokenizer=folder:x", "stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and"),
@@ -307,3 +310,8 @@ def test_exponents_in_lists_are_numbers(write):
 def test_the_output_may_begin_with_the_home_folder(write, monkeypatch):
     monkeypatch.setenv("HOME", "/home/reader")
     assert load_config(write(STAGE1), ["output=~/runs"]).output == "/home/reader/runs"
+
+
+def test_who_is_told_of_a_run_makes_no_other_run_of_it():
+    told = {**STAGE1["train"], "trackers": ["tensorboard", "wandb"], "tracker_project": "bridges"}
+    assert check({**STAGE1, "train": told}, "here").given() == check(STAGE1, "here").given()

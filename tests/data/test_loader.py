@@ -10,12 +10,12 @@ from isthmus.data.collate import Row, collate
 from isthmus.data.loader import (
     EvaluationRows,
     TrainingRows,
-    Workers,
     crop_draws,
     evaluation_loader,
     make_loader,
 )
 from isthmus.data.sampler import CounterSampler, Visit
+from isthmus.data.workers import Workers
 from isthmus.errors import DataError, StoreError
 from isthmus.fingerprint import text_identity
 from isthmus.records import Example, Text
@@ -102,7 +102,7 @@ def test_resume_in_any_epoch_continues_the_run():
 
 def test_two_ranks_concatenate_to_one_process():
     alone = batches()
-    left, right = (batches(rank=rank, world_size=2) for rank in (0, 1))
+    left, right = (batches(share=(rank, 2)) for rank in (0, 1))
     for whole, a, b in zip(alone, left, right, strict=True):
         assert whole.captions == a.captions + b.captions
         assert torch.equal(whole.vision, torch.cat([a.vision, b.vision]))
@@ -197,7 +197,7 @@ def test_workers_give_the_same_rows_in_place_of_broken_ones(workers):
 
 def test_resume_and_ranks_give_the_same_rows_in_place_of_broken_ones():
     assert_equal(refilled(start=3), refilled()[3:])
-    left, right = (refilled(rank=rank, world_size=2) for rank in (0, 1))
+    left, right = (refilled(share=(rank, 2)) for rank in (0, 1))
     for whole, a, b in zip(refilled(), left, right, strict=True):
         assert whole.captions == a.captions + b.captions
 

@@ -12,11 +12,12 @@ from pyarrow import parquet
 
 from isthmus.data.collate import Row, collate
 from isthmus.data.folder import ImageFolder
-from isthmus.data.loader import EvaluationRows, TrainingRows, Workers, evaluation_loader, make_loader
+from isthmus.data.loader import EvaluationRows, TrainingRows, evaluation_loader, make_loader
 from isthmus.data.mixture import Mixture, Part
 from isthmus.data.questions import check_questions
 from isthmus.data.sampler import CounterSampler, Visit
 from isthmus.data.table import Columns, TableSource
+from isthmus.data.workers import Workers
 from isthmus.errors import DataError
 from isthmus.records import Example, Text
 

@@ -8,8 +8,9 @@ from PIL import Image
 
 from isthmus.data.collate import Text
 from isthmus.data.hashes import picture_hashes
-from isthmus.data.loader import EvaluationRows, TrainingRows, Workers, evaluation_loader, make_loader
+from isthmus.data.loader import EvaluationRows, TrainingRows, evaluation_loader, make_loader
 from isthmus.data.sampler import CounterSampler
+from isthmus.data.workers import Workers
 from isthmus.errors import DataError, StoreError
 from isthmus.features import extract as extraction
 from isthmus.features.extract import extract

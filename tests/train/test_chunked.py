@@ -242,6 +242,6 @@ def test_patches_are_let_go_of_before_more_are_read():
         return patches
 
     trainer, read = make_trainer(make_stage(), parts), reread_of(parts)
-    trainer.begin._reread = reread
+    trainer.take._reread = reread
     trainer.step(fresh(), HARD)
     assert len(held) == 10 and alive() == 0

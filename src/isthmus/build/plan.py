@@ -8,8 +8,8 @@ from isthmus.config.run import RunConfig
 from isthmus.data.loader import Look
 from isthmus.features.store import StoredLook
 from isthmus.train.chunked import Reread
-from isthmus.train.loop import Plan
 from isthmus.train.optimizer import AdamW, make_optimizer
+from isthmus.train.plan import Plan
 
 
 def optimizer_of(config: RunConfig, built: BuiltBridge) -> torch.optim.AdamW:
@@ -37,6 +37,8 @@ def plan_of(config: RunConfig, batches_per_epoch: int) -> Plan:
         log_every=train.log_every,
         evaluate_every=train.evaluate_every,
         save_every=train.save_every,
+        save_seconds=None if train.save_minutes is None else 60 * train.save_minutes,
+        stop_after_skipped=train.stop_after_skipped,
     )
 
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 import typer
 
 from isthmus.errors import UserError
+from isthmus.train.stopping import Stopped
 
 WRONG_INPUT = 2
 SOME_BROKEN = 3
@@ -32,7 +33,7 @@ Exit codes:
   3    done, but some pictures could not be read
   130  interrupted (Ctrl-C)
   141  what read the output has gone, as after `| head`
-  143  terminated (SIGTERM)"""
+  143  terminated (SIGTERM or SIGUSR1)"""
 
 
 class _Terminated(BaseException):
@@ -58,10 +59,8 @@ def _explain(problem: BaseException) -> NoReturn:
     """End with the line and the code of what a user can cause; raise anything else again."""
     if isinstance(problem, UserError):
         _end(f"isthmus: {problem}", WRONG_INPUT)
-    if isinstance(problem, KeyboardInterrupt | typer.Abort):
-        _end("isthmus: interrupted; what was saved before is kept", INTERRUPTED)
-    if isinstance(problem, _Terminated):
-        _end("isthmus: terminated; what was saved before is kept", TERMINATED)
+    if isinstance(problem, KeyboardInterrupt | typer.Abort | _Terminated | Stopped):
+        _explain_end(problem)
     if hasattr(problem, "format_message"):
         _end(f"isthmus: {problem.format_message().rstrip('.')}. Try --help.", WRONG_INPUT)
     if isinstance(problem, SystemExit) and isinstance(problem.__context__, BrokenPipeError):
@@ -77,9 +76,20 @@ def _explain(problem: BaseException) -> NoReturn:
     raise problem
 
 
+def _explain_end(problem: BaseException) -> NoReturn:
+    """End as the signal says that was heard."""
+    by_term = isinstance(problem, _Terminated) or (isinstance(problem, Stopped) and problem.number != signal.SIGINT)
+    code = TERMINATED if by_term else INTERRUPTED
+    where = f" {problem}" if isinstance(problem, Stopped) else "; what was saved before is kept"
+    _end(f"isthmus: {'terminated' if by_term else 'interrupted'}{where}", code)
+
+
 @contextmanager
 def _termination_raises() -> Iterator[None]:
-    """Let SIGTERM unwind this process as Ctrl-C does, so that scratch files go; forked children end at once."""
+    """Let SIGTERM, and SIGUSR1 of schedulers, unwind this process as Ctrl-C does, so that scratch files go.
+
+    Forked children end at once.
+    """
     owner = os.getpid()
 
     def terminate(number: int, _: FrameType | None) -> None:
@@ -88,11 +98,12 @@ def _termination_raises() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _output_closed() -> bool:

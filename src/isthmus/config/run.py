@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from isthmus.config.base import PathText, Section
 from isthmus.config.data import ONE, SEVERAL, DataConfig, FeaturesConfig
 from isthmus.config.describe import nearest
-from isthmus.config.model import QUESTION, BridgeConfig, EncoderConfig, LanguageConfig
-from isthmus.config.train import ObjectivesConfig, TrainConfig
+from isthmus.config.model import QUESTION, BridgeConfig, EncoderConfig, InitConfig, LanguageConfig
+from isthmus.config.train import BOOKKEEPING, ObjectivesConfig, TrainConfig
 from isthmus.errors import ConfigError
 
 _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
@@ -22,18 +22,6 @@ _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 
 LABELS = {"encoder": {"licence"}, "llm": {"licence"}}
 """Keys that say something of a run and change nothing in it."""
-
-
-class InitConfig(Section):
-    """A bridge that is there already, to go on from."""
-
-    folder: PathText = Field(alias="from")
-    """The folder of its run, or the model folder itself; its sizes, tokenizer and image encoder stay."""
-    lm_head: str | None = None
-    """Stage 1, where that bridge has no LM head (weights of transformers have none): the address of a BERT whose MLM
-    head it takes, or `random`."""
-    temperature: float | None = Field(default=None, gt=0)
-    """Stage 1, where that bridge has no temperature of ITC, as weights of transformers have none: its start (0.07)."""
 
 
 class RunConfig(Section):
@@ -44,7 +32,9 @@ class RunConfig(Section):
     output: Annotated[PathText, AfterValidator(os.path.expanduser)]
     """The run's folder: bridge, log, record."""
     overwrite: bool = False
-    """Train over the bridge of an earlier run in `output`."""
+    """Train over the bridge of an earlier run in `output`, and do not go on from its checkpoints."""
+    resume: PathText | None = None
+    """The folder of a checkpoint to go on from; empty: the newest whole one in `output`, where there is one."""
     seed: int = Field(default=0, ge=0)
     """Key of every random choice."""
     device: str = "auto"
@@ -73,7 +63,8 @@ class RunConfig(Section):
 
         Where it lies, what computes it and labels are no part of it; what it goes on from is known by its weights.
         """
-        elsewhere: dict[str, Any] = {"output": True, "overwrite": True, "device": True, "init": {"folder"}}
+        elsewhere: dict[str, Any] = {"output": True, "overwrite": True, "resume": True, "device": True}
+        elsewhere |= {"init": {"folder"}, "data": {"workers", "timeout"}, "train": BOOKKEEPING}
         given = self.model_dump(mode="json", exclude_unset=True, exclude={**elsewhere, **LABELS})
         return {key: value for key, value in given.items() if (key, value) != ("init", {})}
 
@@ -103,6 +94,12 @@ class RunConfig(Section):
         for key, given in foreign[self.stage].items():
             if given:
                 raise ValueError(f"`{key}` is a key of stage {3 - self.stage}; leave it out of stage {self.stage}")
+        return self
+
+    @model_validator(mode="after")
+    def _goes_on_or_starts_anew(self) -> "RunConfig":
+        if self.overwrite and self.resume is not None:
+            raise ValueError("`resume` goes on from a checkpoint and `overwrite` starts anew; leave one of them out")
         return self
 
     @model_validator(mode="after")

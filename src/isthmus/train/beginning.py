@@ -1,10 +1,10 @@
-"""How a step begins: all of its micro-batches are known, and what their losses weigh, before anything is trained."""
+"""How a step begins: its micro-batches are taken, then what their losses weigh is known, then they are trained on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from isthmus.records import Batch, Losses, Step
 
@@ -14,7 +14,9 @@ Seed = Callable[[int], None]
 
 @runtime_checkable
 class Stage(Protocol):
-    """What is trained: a loss, and the loss's weights before it is computed."""
+    """What is trained: a module with a bridge, a loss, and the loss's weights before it is computed."""
+
+    bridge: nn.Module
 
     def __call__(self, batch: Batch, step: Step) -> Losses:
         """The terms of a batch, before division."""
@@ -33,26 +35,45 @@ class Begun(Protocol):
         """What the stage is called with, for each micro-batch; `weights` are what this rank's terms are divided by."""
 
 
-Begin = Callable[[Iterable[Batch], Step, Seed], Begun]
+@runtime_checkable
+class Held(Protocol):
+    """A step's micro-batches on this rank; they may be without their patches."""
+
+    batches: list[Batch]
+
+    def begin(self, step: Step) -> Begun:
+        """Count, and whatever else all ranks do together."""
+
+
+Take = Callable[[Iterable[Batch], Seed], Held]
+"""Takes a step's micro-batches as they come; asks nothing of other ranks."""
 
 
 class Plain:
-    """Begins a step whose micro-batches know nothing of each other."""
+    """Takes micro-batches that know nothing of each other."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
-    def __call__(self, batches: Iterable[Batch], step: Step, seed: Seed) -> Begun:
+    def __call__(self, batches: Iterable[Batch], seed: Seed) -> Held:
         """Hold them in memory."""
-        held = list(batches)
-        return _Held(held, step, [self._stage.count(batch, step) for batch in held])
+        return _Held(self._stage, list(batches))
 
 
 @dataclass
 class _Held:
-    batches: Sequence[Batch]
-    step: Step
+    stage: Stage
+    batches: list[Batch]
+
+    def begin(self, step: Step) -> Begun:
+        counts = [self.stage.count(batch, step) for batch in self.batches]
+        return _Begun(counts, [(batch, step) for batch in self.batches])
+
+
+@dataclass
+class _Begun:
     counts: Sequence[Mapping[str, Tensor]]
+    calls: Sequence[tuple[Any, ...]]
 
     def given(self, weights: Mapping[str, Tensor]) -> Iterable[tuple[Any, ...]]:
-        return ((batch, self.step) for batch in self.batches)
+        return self.calls

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -25,7 +25,7 @@ from isthmus.models.contrast import Contrast, Embeddings, Given, Others, Pairs, 
 from isthmus.models.stage1 import Stage1
 from isthmus.objectives.negatives import Negatives
 from isthmus.records import Batch, Identity, Step, Term, Text, mean_over
-from isthmus.train.beginning import Seed
+from isthmus.train.beginning import Plain, Seed, Stage, Take
 
 Reread = Callable[[Int[Tensor, " R"], Int[Tensor, " R"]], Float[Tensor, "R P V"]]
 """Index and epoch of rows, as their batch has them, to their patches once more; all on the CPU."""
@@ -35,14 +35,19 @@ SCORES = 2**24
 and one at least."""
 
 
+def taking(stage: Stage, reread: Reread | None, autocast: Callable[[], AbstractContextManager[Any]]) -> Take:
+    """How a step's micro-batches are taken: as one contrastive batch where their patches can be read again."""
+    return Plain(stage) if reread is None else TwoPass(cast(Stage1, stage), reread, autocast)
+
+
 class TwoPass:
-    """Begins a step of stage 1 whose micro-batches are one contrastive batch."""
+    """Takes micro-batches of stage 1 that are one contrastive batch."""
 
     def __init__(self, stage: Stage1, reread: Reread, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         """`stage` is the bare one; `autocast` gives the context in which the wrapped one computes."""
         self._stage, self._reread, self._autocast = stage, reread, autocast
 
-    def __call__(self, batches: Iterable[Batch], step: Step, seed: Seed) -> "Joined":
+    def __call__(self, batches: Iterable[Batch], seed: Seed) -> "Seen":
         """Take the first pass; `seed(number)` sets the dropout of a micro-batch as the second pass will find it.
 
         Graphs are made and let go of: without one, attention takes another kernel, which draws other dropout.
@@ -54,8 +59,21 @@ class TwoPass:
                 own.append(Embeddings(*(rows.detach() for rows in self._stage.encode(batch)[1].both)))
             held.append(replace(batch, vision=batch.vision.new_empty(len(batch), 0)))
         images, texts = (torch.cat(rows) for rows in zip(*(one.both for one in own), strict=True))
-        del own
-        return Joined(self._stage, self._reread, held, Embeddings(images, texts), step=step)
+        return Seen(self._stage, self._reread, held, Embeddings(images, texts))
+
+
+@dataclass
+class Seen:
+    """This rank's micro-batches after the first pass: without their patches, and the embeddings of them all."""
+
+    stage: Stage1
+    reread: Reread
+    batches: list[Batch]
+    own: Embeddings
+
+    def begin(self, step: Step) -> "Joined":
+        """Compare all ranks' rows."""
+        return Joined(self.stage, self.reread, self.batches, self.own, step=step)
 
 
 class _Places:
