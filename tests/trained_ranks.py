@@ -6,7 +6,8 @@ A case is a function of its name and of how many processes there are: each takes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -17,22 +18,26 @@ from torch import distributed as group
 from torch import nn
 
 import decoders
-from bridges import DEC, filled, rows_of, tiny_batch, tiny_bridge
+from bridges import DEC, filled, one_batch, rows_of, tiny_batch, tiny_bridge
 from isthmus import distributed
 from isthmus.models import stage1
 from isthmus.models.stage1 import Stage1, Stage1Options
 from isthmus.models.stage2 import Stage2
 from isthmus.records import Losses, Term
+from isthmus.train.chunked import Reread
 from isthmus.train.loop import Trainer
 from isthmus.train.optimizer import AdamW, Rates, make_optimizer
 from isthmus.train.plan import Plan
 
-ROWS = 2
+ROWS, APART = 2, 100
 
 
 @dataclass(frozen=True)
 class Case:
-    """A short run; `shares` says how many rows the ranks hold in every second step, where they are not full."""
+    """A short run; `shares` says how many rows the ranks hold in every second step, where they are not full.
+
+    `joined`: the micro-batches of a step are one contrastive batch; one process takes them in one pass.
+    """
 
     stage: int = 1
     gather: str = "exact"
@@ -40,11 +45,14 @@ class Case:
     per_rank_mean: bool = False
     steps: int = 10
     shares: tuple[int, ...] = ()
+    joined: bool = False
 
 
 TWO = {
     "stage 1, exact": Case(),
     "stage 1, detached": Case(gather="detached"),
+    "stage 1, in two passes": Case(accumulation=3, joined=True),
+    "stage 1, in two passes, detached": Case(accumulation=2, joined=True, gather="detached", steps=4),
     "stage 2": Case(stage=2),
     "stage 2, accumulated": Case(stage=2, accumulation=3),
     "stage 2, a mean of each rank's": Case(stage=2, accumulation=2, per_rank_mean=True, steps=1),
@@ -52,6 +60,7 @@ TWO = {
 THREE = {
     "stage 1, exact": Case(shares=(2, 1, 0)),
     "stage 1, detached": Case(gather="detached", shares=(2, 1, 0), steps=4),
+    "stage 1, in two passes": Case(accumulation=2, joined=True, shares=(2, 1, 0)),
     "stage 2": Case(stage=2, accumulation=2, shares=(2, 1, 0)),
 }
 
@@ -84,7 +93,8 @@ def joined(rank: int, world: int, meeting: Path) -> Iterator[None]:
 
 def train(case: Case, world: int) -> dict:
     """Losses of every step, the first step's gradients, the drawn negatives, and the parameters at the end."""
-    trainer = trainer_of(case)
+    in_two = case.joined and distributed.world_size() > 1
+    trainer = trainer_of(case, partial(read_again, case, world) if in_two else None)
     stage, optimizer = trainer.bare, trainer.raw_optimizer
     losses, gradients, negatives, draw = [], [], [], stage1.draw_negatives
 
@@ -97,18 +107,19 @@ def train(case: Case, world: int) -> dict:
     with mock.patch.object(stage1, "draw_negatives", drawn):
         for step in range(case.steps):
             trainer.stage.train()
-            trainer.step([share(case, world, step, micro) for micro in range(case.accumulation)], step)
+            batches = [share(case, world, step, micro) for micro in range(case.accumulation)]
+            trainer.step([one_batch(batches)] if case.joined and not in_two else batches, step)
             losses.append(trainer.meters.read())
     assert trainer.skips.read() == []
     parameters = {name: parameter.detach().clone() for name, parameter in stage.bridge.named_parameters()}
     return {"losses": losses, "gradients": gradients[0], "parameters": parameters, "negatives": negatives}
 
 
-def trainer_of(case: Case) -> Trainer:
+def trainer_of(case: Case, reread: Reread | None = None) -> Trainer:
     """The trainer of a case, in as many processes as there are."""
     stage = make_stage(case)
     optimizer = make_optimizer(stage.bridge, AdamW(Rates(1e-4, 1e-4, 1e-4), (0.9, 0.98), 0.05), fresh=())
-    return Trainer(stage, optimizer, Accelerator(cpu=True), plan_of(case))
+    return Trainer(stage, optimizer, Accelerator(cpu=True), plan_of(case), reread=reread)
 
 
 def make_stage(case: Case) -> nn.Module:
@@ -142,6 +153,7 @@ def plan_of(case: Case) -> Plan:
     )
 
 
+@cache
 def whole(case: Case, world: int, step: int, micro: int):
     """The global batch of a micro-step: texts of many lengths, and two rows that are one thing."""
     shares = shares_of(case, world, step)
@@ -150,7 +162,14 @@ def whole(case: Case, world: int, step: int, micro: int):
     lengths = torch.randint(3, 9, (rows,), generator=generator).tolist()
     captions = torch.randint(0, 10**9, (rows,), generator=generator) // 10 ** torch.arange(rows)
     images = [0, *range(rows - 1)]
-    return tiny_batch(lengths, images=images, captions=captions.tolist(), seed=100 * step + micro)
+    batch = tiny_batch(lengths, images=images, captions=captions.tolist(), seed=100 * step + micro)
+    return replace(batch, index=torch.arange(rows) + APART * micro, epoch=torch.full((rows,), step))
+
+
+def read_again(case: Case, world: int, index: torch.Tensor, epoch: torch.Tensor) -> torch.Tensor:
+    """The patches of rows by their keys."""
+    keys = zip(index.tolist(), epoch.tolist(), strict=True)
+    return torch.stack([whole(case, world, step, row // APART).vision[row % APART] for row, step in keys])
 
 
 def shares_of(case: Case, world: int, step: int) -> tuple[int, ...]:

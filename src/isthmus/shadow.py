@@ -27,6 +27,7 @@ _SMALL = 1 << 20
 """Elements of the largest tensor whose values are kept: ids, masks and what is drawn by them are far smaller."""
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
 _VALUES_DECIDE = (DataDependentOutputException, DynamicOutputShapeException)
 
 

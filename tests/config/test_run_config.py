@@ -192,6 +192,36 @@ def test_hard_negatives_may_say_that_no_step_has_uniform_ones():
     assert check({**STAGE1, "objectives": hard}, "here").objectives.uniform_share == 0.0
 
 
+JOINED = {"features.folder": "runs/a/features", "train.chunked": True, "train.accumulation": 4}
+
+
+def test_micro_batches_of_stage_1_may_be_one_contrastive_batch():
+    assert check(put(STAGE1, JOINED), "here").train.chunked
+
+
+@pytest.mark.parametrize(
+    ("content", "values", "message"),
+    [
+        (STAGE1, {"train.accumulation": 4}, "set `train.chunked`, which joins the micro-batches, or raise"),
+        (
+            STAGE1,
+            {**JOINED, "train.accumulation": 1},
+            "`train.chunked` joins the micro-batches of a step, and",
+        ),
+        (
+            STAGE1,
+            {**JOINED, "features.folder": None},
+            "`train.chunked` reads patches again, which needs a",
+        ),
+        (STAGE2, JOINED, "`train.chunked` is a key of stage 1; leave it out of stage 2"),
+    ],
+)
+def test_joining_that_would_do_nothing_or_cannot_be_done_is_refused(content, values, message):
+    with pytest.raises(ConfigError) as caught:
+        check(put(content, values), "here")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_stage_2_accumulates():
     assert check({**STAGE2, "train": {**STAGE2["train"], "accumulation": 4}}, "here").train.accumulation == 4
 

@@ -53,7 +53,7 @@ def assert_equal(left, right):
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         assert a.captions == b.captions
-        assert torch.equal(a.vision, b.vision) and torch.equal(a.index, b.index)
+        assert torch.equal(a.vision, b.vision) and torch.equal(a.index, b.index) and torch.equal(a.epoch, b.epoch)
         assert torch.equal(a.text.ids, b.text.ids) and torch.equal(a.text.mask, b.text.mask)
         assert torch.equal(a.identity.image, b.identity.image)
         assert torch.equal(a.identity.caption, b.identity.caption)
@@ -183,6 +183,9 @@ def test_another_row_of_the_same_source_stands_in_for_a_broken_one():
             assert (old == new) or old in (1, 4, 8)
             assert after.captions[row] in SOURCE[new].captions
             assert after.identity.image[row] == text_identity(SOURCE[new].image_id)
+            assert torch.equal(after.vision[row], look(SOURCE[new], new, int(after.epoch[row]))), (
+                "found again by its keys"
+            )
             replaced += old != new
     assert replaced >= 6
 

@@ -71,14 +71,27 @@ def test_every_rank_ends_with_the_same_bits(ranks):
                 assert torch.equal(rank["cases"][name]["parameters"][key], value), (name, key)
 
 
+def together(drawn, parts):
+    """What was drawn for a step's micro-batches, one after the other, as one draw in each direction."""
+    steps = (drawn[first : first + 2 * parts] for first in range(0, len(drawn), 2 * parts))
+    return [tuple(map(torch.cat, zip(*step[direction::2], strict=True))) for step in steps for direction in (0, 1)]
+
+
 def test_the_same_negatives_are_drawn(ranks):
     world, found = ranks
     for name, case in cases(world).items():
-        drawn, by_one = found[0]["cases"][name]["negatives"], alone(world, name)["negatives"]
+        parts = case.accumulation if case.joined else 1
+        drawn = together(found[0]["cases"][name]["negatives"], parts)
+        by_one = alone(world, name)["negatives"]
         assert len(drawn) == len(by_one) == (2 * case.steps if case.stage == 1 else 0)
         for number, ((index, weight), (one_index, one_weight)) in enumerate(zip(drawn, by_one, strict=True)):
             shares = trained_ranks.shares_of(case, world, number // 2)
-            here = [rank * max(shares) + row for rank, share in enumerate(shares) for row in range(share)]
+            here = [
+                (part * world + rank) * max(shares) + row
+                for part in range(parts)
+                for rank, share in enumerate(shares)
+                for row in range(share)
+            ]
             assert torch.equal(index[here], torch.tensor(here)[one_index]), (name, number)
             assert torch.equal(weight[here], one_weight)
             assert weight.sum() == one_weight.sum(), "a row that only fills a rank up has none"

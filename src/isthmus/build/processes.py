@@ -130,7 +130,7 @@ def _check_devices(named: str, compute: Compute, environment: Mapping[str, str])
 
 def _check_batch(config: RunConfig) -> None:
     """Refuse a global batch that has nothing to tell apart."""
-    if config.stage == 1 and config.train.batch_size * distributed.world_size() == 1:
+    if config.stage == 1 and config.train.batch_size * config.train.accumulation * distributed.world_size() == 1:
         raise ConfigError(
             "a stage-1 global batch of 1 has no negatives for ITC and ITM; raise `train.batch_size` to 2 or more"
         )

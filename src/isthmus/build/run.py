@@ -16,7 +16,7 @@ from isthmus.build.evaluation import Evaluation, longest_trained
 from isthmus.build.greeting import resumed
 from isthmus.build.keeping import Keeper, holds_checkpoints, open_shelf
 from isthmus.build.mirroring import warn_of_sides
-from isthmus.build.plan import optimizer_of, plan_of
+from isthmus.build.plan import optimizer_of, plan_of, reread_of
 from isthmus.build.precision import Compute
 from isthmus.build.processes import join, leave_towers_out, stay_alone
 from isthmus.build.resuming import find_checkpoint, refuse_towers
@@ -34,6 +34,7 @@ from isthmus.models.stage2 import Stage2
 from isthmus.qformer.attention import TABLE_VERSION
 from isthmus.qformer.compiled import compile_verbs
 from isthmus.records import Source
+from isthmus.train.chunked import Reread
 from isthmus.train.loop import Trainer
 from isthmus.train.resume import put_back, refuse_other_batch
 from isthmus.train.trackers import tracker_options
@@ -69,14 +70,11 @@ def build_training(config: RunConfig, *, workshop: Workshop | None = None, progr
     if isinstance(stage, Stage2) and starts_projection(built) and found is None:
         with compute.autocast():
             start_projection(stage, config.bridge, islice(batches, _FIT_BATCHES), seed=config.seed)
-    provenance = {
-        **_provenance(config, stage, towers, compute),
-        "given": given,
-        "origin": built.origin,
-        "sources": drawn_rows(train, config),
-    }
+    provenance = _provenance(config, stage, towers, compute)
+    provenance |= {"given": given, "origin": built.origin, "sources": drawn_rows(train, config)}
     keeper = Keeper(config, built, towers, provenance, open_shelf(config))
-    trainer = Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, per_epoch))
+    again = reread_of(config, look)
+    trainer = Trainer(stage, optimizer_of(config, built), accelerator, plan_of(config, per_epoch), reread=again)
     resume = None if found is None else _go_on(found, trainer, keeper)
     return Training(
         config=config,
@@ -114,10 +112,11 @@ def _go_on(found: Found, trainer: Trainer, keeper: Keeper) -> Resume:
     return Resume(told, position["trackers"])
 
 
-def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge) -> Trainer:
+def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge, reread: Reread) -> Trainer:
     """The trainer of a run whose stage is on its device already, to see what a step takes (`estimate`)."""
     stage.train()
-    return Trainer(stage, optimizer_of(config, built), stay_alone(config), plan_of(config, 1))
+    again = reread if config.train.chunked else None
+    return Trainer(stage, optimizer_of(config, built), stay_alone(config), plan_of(config, 1), reread=again)
 
 
 def _settle(stage: Stage1 | Stage2, compute: Compute, *, compiled: bool) -> None:

@@ -88,6 +88,7 @@ class RunConfig(Section):
                 "init.temperature": self.init and self.init.temperature,
                 "objectives": self.objectives != ObjectivesConfig(),
                 "train.decay_temperature": self.train.decay_temperature,
+                "train.chunked": self.train.chunked,
             },
         }
         for key, given in foreign[self.stage].items():
@@ -139,11 +140,7 @@ class RunConfig(Section):
             raise ValueError("stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and `init.from`")
         if self.llm is not None:
             raise ValueError("`llm` is a key of stage 2; leave it out of stage 1")
-        if self.train.accumulation > 1:
-            raise ValueError(
-                "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and "
-                "accumulating does not enlarge it; raise `train.batch_size` or the number of processes"
-            )
+        self.train.check_accumulation(stored=self.features.folder is not None)
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:

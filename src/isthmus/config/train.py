@@ -48,7 +48,10 @@ class TrainConfig(Section):
     batch_size: Count
     """Image-text pairs per process and micro-batch."""
     accumulation: Count = 1
-    """Micro-batches per optimizer step (stage 2 only: ITC's negatives are the batch)."""
+    """Micro-batches per optimizer step; in stage 1, where ITC's negatives are the batch, with `chunked` alone."""
+    chunked: bool = False
+    """Stage 1 only: the micro-batches of a step, on all processes, are one contrastive batch that need not fit into
+    memory, at about a third more arithmetic; needs `features.folder`, since patches are read again."""
     last_batch: Literal["drop", "keep"] = "drop"
     """Rows that do not fill the last batch of all processes in an epoch: left out of it, or a shorter batch."""
     group_by_length: bool = False
@@ -112,3 +115,26 @@ class TrainConfig(Section):
         if self.best is None:
             self.refuse(("best_is",), "says which value of `train.best` is the best, and that names none")
         return self
+
+    def check_accumulation(self, *, stored: bool) -> None:
+        """Refuse, in stage 1, micro-batches that are not joined into one contrastive batch, and joining that cannot be.
+
+        `stored`: whether there is a feature store. Raises ValueError.
+        """
+        if not self.chunked:
+            if self.accumulation > 1:
+                raise ValueError(
+                    "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and "
+                    "accumulating does not enlarge it; set `train.chunked`, which joins the micro-batches, or raise "
+                    "`train.batch_size` or the number of processes"
+                )
+        elif self.accumulation == 1:
+            raise ValueError(
+                "`train.chunked` joins the micro-batches of a step, and there is one; raise `train.accumulation`, or "
+                "leave it out"
+            )
+        elif not stored:
+            raise ValueError(
+                "`train.chunked` reads patches again, which needs a feature store; give `features.folder` its place, "
+                "or leave it out"
+            )

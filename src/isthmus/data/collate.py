@@ -20,7 +20,7 @@ class Row:
     """One row of a step: its picture as patches or pixels, the caption chosen, and the keys of both.
 
     `bad` are the pictures that could not be read and in whose place this one stands; `question` is what the caption
-    answers, if it does; `counted` as of `isthmus.data.sampler.Visit`.
+    answers, if it does; `epoch` is how often the row was drawn before; `counted` as of `isthmus.data.sampler.Visit`.
     """
 
     vision: Float[Tensor, "..."]
@@ -30,6 +30,7 @@ class Row:
     bad: tuple[Bad, ...] = ()
     question: str | None = None
     counted: bool | None = None
+    epoch: int = 0
 
 
 def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
@@ -57,6 +58,7 @@ def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
         questions=questions or None,
         instruction=tokenize(questions) if questions else None,
         counted=torch.tensor(counted) if counted else None,
+        epoch=torch.tensor([row.epoch for row in rows]),
     )
 
 

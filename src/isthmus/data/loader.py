@@ -68,7 +68,8 @@ class Rows(Dataset[Row | UserError]):
         except UserError as error:
             return error
         question = normalise(example.questions[caption]) if example.questions else None
-        return Row(vision, normalise(example.captions[caption]), example.image_id, row, question=question)
+        words = normalise(example.captions[caption])
+        return Row(vision, words, example.image_id, row, question=question, epoch=epoch)
 
 
 class TrainingRows(Rows):

@@ -1,21 +1,22 @@
 """Stage 1: the bridge learns from a frozen image encoder's patches and their texts (BLIP-2 §3.2).
 
-The only place that gathers over ranks.
+It gathers over ranks: embeddings, what rows are, and the rows that ITM pairs with others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus import distributed
 from isthmus.models.bridge import Bridge
-from isthmus.objectives.identity import IdentityPolicy, same_thing
-from isthmus.objectives.itc import image_to_text, itc, text_to_image
+from isthmus.models.contrast import Contrast, Embeddings, Given, Others, Pairs, Rows
+from isthmus.objectives.identity import IdentityPolicy
+from isthmus.objectives.itc import itc
 from isthmus.objectives.itg import itg, labelled, next_tokens
 from isthmus.objectives.itm import itm
 from isthmus.objectives.negatives import (
@@ -26,9 +27,9 @@ from isthmus.objectives.negatives import (
     draw_negatives,
 )
 from isthmus.qformer.memory import Memory
-from isthmus.qformer.qformer import Prefix
+from isthmus.qformer.qformer import ImageEncoding, Prefix
 from isthmus.qformer.tokenizer import for_generation
-from isthmus.records import Batch, Identity, Losses, Step, Term, Text
+from isthmus.records import Batch, Losses, Step, Term, Text
 
 
 @dataclass(frozen=True)
@@ -44,47 +45,6 @@ class Stage1Options:
     clamp_temperature: bool = True  # the original: False
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """This rank's rows beside the gathered ones, as far as is known before anything is computed.
-
-    `same`: they are the same thing. `counted`: both count (None: all do). `anchors` and `candidates` are the rows'
-    positions in their source; anchor 0 is gathered row `offset`.
-    """
-
-    same: Bool[Tensor, "B N"]
-    counted: Bool[Tensor, "B N"] | None
-    anchors: Int[Tensor, " B"]
-    candidates: Int[Tensor, " N"]
-    offset: int
-
-    @property
-    def barred(self) -> Bool[Tensor, "B N"]:
-        """Which are never negatives of each other."""
-        return self.same if self.counted is None else self.same | ~self.counted
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Cosines of this rank's rows against the gathered batch, both directions."""
-
-    image_text: Float[Tensor, "B N"]
-    text_image: Float[Tensor, "B N"]
-
-
-@dataclass(frozen=True)
-class Others:
-    """What ITM pairs the rows with. `images.index` counts the rows' own images and then `patches`, which are others'.
-
-    `captions.index` is the place in `texts`: the rows' own, and then others'.
-    """
-
-    patches: Float[Tensor, "F P V"]
-    texts: Text
-    images: Negatives
-    captions: Negatives
-
-
 class Stage1(nn.Module):
     """Image-text contrastive learning, image-grounded text generation and image-text matching, in that order."""
 
@@ -94,74 +54,82 @@ class Stage1(nn.Module):
         self.dec = dec
         self.options = options or Stage1Options()
 
-    def forward(self, batch: Batch, step: Step) -> Losses:
-        """Compute the three losses of a batch of patches and texts, before division (BLIP-2 §3.2)."""
-        bridge, options = self.bridge, self.options
-        heads = bridge.need_heads()
-        temperature = heads.need_temperature()
-        if options.clamp_temperature:
-            heads.clamp_temperature()
+    def forward(self, batch: Batch, step: Step, given: Given | None = None) -> Losses:
+        """Compute the three losses of a batch of patches and texts, before division (BLIP-2 §3.2).
 
-        with bridge.qformer.joined_words():
-            image = bridge.qformer.encode_image(batch.vision)
-            text = bridge.qformer.encode_text(batch.text)
-            pairs, contrast = self.pairs(batch), self.contrast(image.states, text)
-            images, captions = self.negatives(contrast, pairs, temperature, step)
-            # The host learns what must be sent while the device goes on with ITC and ITG.
-            wanted = distributed.Exchange(images.index, captions.index, rows=len(batch), width=batch.text.ids.shape[1])
-            return Losses(
-                {
-                    "itc": itc(
-                        contrast.image_text,
-                        contrast.text_image,
-                        same=pairs.same,
-                        temperature=temperature,
-                        smoothing=options.itc_smoothing,
-                        counted=pairs.counted,
-                    ),
-                    "itg": self.generate(batch, image.prefix),
-                    "itm": self.match(batch, image.memory, self._others(batch, images, captions, wanted)),
-                }
-            )
+        With `given`, the batch is a part of a larger contrastive batch, whose ITC and negatives are known already.
+        """
+        temperature = self.temperature()
+        with self.bridge.qformer.joined_words():
+            image, own = self.encode(batch)
+            if given is None:
+                contrastive, others = self._compare(batch, own, step)
+            else:
+                contrastive, others = given.share(own, temperature), given.negatives
+            generated = self.generate(batch, image.prefix)
+            return Losses({"itc": contrastive, "itg": generated, "itm": self.match(batch, image.memory, others())})
 
     def count(self, batch: Batch, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The weights that `forward` will return, known before it: rows of ITC and ITM, tokens of ITG.
 
         They are the same at every `step`.
         """
+        return self.weigh(batch, 2 * (~self.pairs(batch).barred.all(dim=1)).sum())
+
+    def weigh(self, batch: Batch, negatives: Shaped[Tensor, ""]) -> Mapping[str, Float[Tensor, ""]]:
+        """The weights of the losses where ITM has so many negatives."""
         rows, tokens = torch.full((), float(len(batch)), device=batch.index.device), batch.text.mask[:, 1:]
         if batch.counted is not None:
             rows, tokens = batch.counted.sum().float(), tokens & batch.counted[:, None]
-        drawable = (~self.pairs(batch).barred.all(dim=1)).sum()
-        return {"itc": rows, "itg": tokens.sum().float(), "itm": rows + 2 * drawable}
+        return {"itc": rows, "itg": tokens.sum().float(), "itm": rows + negatives}
+
+    def temperature(self) -> nn.Parameter:
+        """ITC's temperature, held in its range unless told otherwise."""
+        heads = self.bridge.need_heads()
+        if self.options.clamp_temperature:
+            heads.clamp_temperature()
+        return heads.need_temperature()
 
     def pairs(self, batch: Batch) -> Pairs:
         """Compare what rows are, here and on all ranks; one collective."""
-        identity, counted, offset = batch.identity, batch.counted, distributed.rank() * len(batch)
-        mine = [identity.image, identity.caption, batch.index, *([] if counted is None else [counted.long()])]
-        image, caption, candidates, *rest = distributed.gather_together(*mine)
-        same = same_thing(identity, Identity(image, caption), offset=offset, policy=self.options.identity)
-        both = None if counted is None else counted[:, None] & rest[0].bool()
-        return Pairs(same, both, batch.index, candidates, offset)
+        rows, offset = Rows.of(batch), distributed.rank() * len(batch)
+        return Pairs.between(rows, rows.gathered(), offset=offset, policy=self.options.identity)
 
-    def contrast(self, queries: Float[Tensor, "B Q D"], cls: Float[Tensor, "B D"]) -> Contrast:
-        """Compare everything with everything, in fp32: bf16's steps are large over a small temperature."""
-        exact = self.options.gather == "exact"
+    def encode(self, batch: Batch) -> tuple[ImageEncoding, Embeddings]:
+        """Read images and texts apart: what the queries have seen, and the embeddings for ITC."""
+        image = self.bridge.qformer.encode_image(batch.vision)
+        return image, self.embed(image.states, self.bridge.qformer.encode_text(batch.text))
+
+    def embed(self, queries: Float[Tensor, "B Q D"], cls: Float[Tensor, "B D"]) -> Embeddings:
+        """Go over to ITC's embeddings, in fp32: bf16's steps are large over a small temperature."""
         with torch.autocast(cls.device.type, enabled=False):
             precise = torch.promote_types(cls.dtype, torch.float32)
             image = self.bridge.image_embeddings(queries.to(precise))
-            text = self.bridge.text_embeddings(cls.to(precise))
-            all_image, all_text = distributed.gather(image, exact=exact), distributed.gather(text, exact=exact)
-            return Contrast(image_to_text(image, all_text), text_to_image(text, all_image))
+            return Embeddings(image, self.bridge.text_embeddings(cls.to(precise)))
 
-    def negatives(
-        self, contrast: Contrast, pairs: Pairs, temperature: Float[Tensor, ""], step: Step
-    ) -> tuple[Negatives, Negatives]:
+    def contrast(self, own: Embeddings) -> Contrast:
+        """Compare everything with everything, in fp32 too."""
+        with torch.autocast(own.text.device.type, enabled=False):
+            return Contrast.between(own, own.gathered(exact=self.options.gather == "exact"))
+
+    def itc(self, contrast: Contrast, pairs: Pairs) -> Term:
+        """ITC of rows against everyone's."""
+        return itc(
+            contrast.image_text,
+            contrast.text_image,
+            same=pairs.same,
+            temperature=self.bridge.need_heads().need_temperature(),
+            smoothing=self.options.itc_smoothing,
+            counted=pairs.counted,
+        )
+
+    def negatives(self, contrast: Contrast, pairs: Pairs, step: Step) -> tuple[Negatives, Negatives]:
         """Draw another image for each text, another text for each image; uniform first, then by similarity."""
         hard = self.options.negatives == "hard" or step.progress >= self.options.uniform_share
+        temperature = self.bridge.need_heads().need_temperature().detach()
         drawn = []
         for direction, similarity in ((IMAGES_FOR_TEXT, contrast.text_image), (TEXTS_FOR_IMAGE, contrast.image_text)):
-            log_weight = similarity.detach() / temperature.detach() if hard else torch.zeros_like(similarity)
+            log_weight = similarity.detach() / temperature if hard else torch.zeros_like(similarity)
             drawn.append(
                 draw_negatives(
                     log_weight,
@@ -194,6 +162,16 @@ class Stage1(nn.Module):
         weight = torch.cat([counts, others.images.weight, others.captions.weight])
         match = torch.arange(len(weight), device=weight.device) < len(batch)
         return itm(logits, match=match, weight=weight)
+
+    def _compare(self, batch: Batch, own: Embeddings, step: Step) -> tuple[Term, Callable[[], Others]]:
+        """ITC over all ranks' rows of this batch, and the fetching of what ITM pairs them with, for later.
+
+        The host learns what must be sent while the device goes on with ITC and ITG.
+        """
+        pairs, contrast = self.pairs(batch), self.contrast(own)
+        images, captions = self.negatives(contrast, pairs, step)
+        wanted = distributed.Exchange(images.index, captions.index, rows=len(batch), width=batch.text.ids.shape[1])
+        return self.itc(contrast, pairs), lambda: self._others(batch, images, captions, wanted)
 
     def _others(self, batch: Batch, images: Negatives, captions: Negatives, wanted: distributed.Exchange) -> Others:
         """Have the drawn rows of other ranks sent here, as raw patches and tokens."""

@@ -9,11 +9,11 @@ the same step, and what is saved is whole.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from functools import partial
 from signal import SIGTERM
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -24,8 +24,10 @@ from isthmus.errors import UserError
 from isthmus.fingerprint import text_identity
 from isthmus.randomness import hash64
 from isthmus.records import Batch, Losses, Step, Term, mean_over
+from isthmus.train.beginning import Held, Stage
+from isthmus.train.chunked import Reread, taking
 from isthmus.train.hooks import Hooks
-from isthmus.train.meters import Meters
+from isthmus.train.meters import Meters, Pace
 from isthmus.train.plan import Plan
 from isthmus.train.skips import Skips
 from isthmus.train.stopping import Stopped, Stopping
@@ -34,34 +36,7 @@ from isthmus.train.tracking import step_pace
 _DROPOUT = text_identity("dropout of a micro-batch")
 _END, _FAILED, _SAVE = 1, 2, 4
 """What a rank may wish between two steps."""
-_Found = list[Batch] | dict[str, Any] | Exception | None
-
-
-class Stage(Protocol):
-    """What is trained: a module with a bridge, a loss, and the loss's weights before it is computed."""
-
-    bridge: nn.Module
-
-    def __call__(self, batch: Batch, step: Step) -> Losses:
-        """The terms of a batch, before division."""
-
-    def count(self, batch: Batch, step: Step) -> Mapping[str, Tensor]:
-        """The weights of a batch's terms at this step."""
-
-
-@dataclass
-class _Pace:
-    """Seconds per step since the last line, without those that evaluating and saving took."""
-
-    step: int
-    begun: float
-
-    def read(self, step: int) -> float:
-        """Seconds per step up to now; starts anew."""
-        now = time.monotonic()
-        seconds = (now - self.begun) / (step - self.step)
-        self.step, self.begun = step, now
-        return seconds
+_Found = Held | dict[str, Any] | Exception | None
 
 
 class Trainer:
@@ -70,9 +45,19 @@ class Trainer:
     `done` counts the optimizer steps that were taken, and `scored` says up to which of them the bridge was evaluated.
     """
 
-    def __init__(self, stage: nn.Module, optimizer: torch.optim.AdamW, accelerator: Accelerator, plan: Plan) -> None:
+    def __init__(
+        self,
+        stage: nn.Module,
+        optimizer: torch.optim.AdamW,
+        accelerator: Accelerator,
+        plan: Plan,
+        *,
+        reread: Reread | None = None,
+    ) -> None:
+        """With `reread`, a stage 1's micro-batches of a step are one contrastive batch (`train/chunked.py`)."""
         self.plan, self.accelerator, self.raw_optimizer = plan, accelerator, optimizer
         self.bare = cast(Stage, stage)
+        self.take = taking(self.bare, reread, accelerator.autocast)
         self.stage, self.optimizer = accelerator.prepare(stage, optimizer)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._peaks = [group["lr"] for group in optimizer.param_groups]
@@ -89,7 +74,7 @@ class Trainer:
         """
         stopping, stream = stopping or Stopping(), iter(batches)
         figures: dict[str, Any] = {}
-        pace = _Pace(self.done, time.monotonic())
+        pace = Pace(self.done, time.monotonic())
         while True:
             paused = time.monotonic()
             found: _Found = self._evaluate_if_due(hooks, stopping)
@@ -101,17 +86,18 @@ class Trainer:
             self._agree(found if isinstance(found, Exception) else None, stopping, hooks)
             if self.done == self.plan.steps:
                 return figures
-            self.stage.train()
-            norm = self.step(cast(list[Batch], found), self.done, stopping)
+            norm = self._step(cast(Held, found), self.done, stopping)
             if norm is not None:
                 self.done += 1
                 self._after_step(norm, hooks, pace)
 
-    def _fetch(self, stream: Iterator[Batch], stopping: Stopping) -> list[Batch] | Exception | None:
+    def _fetch(self, stream: Iterator[Batch], stopping: Stopping) -> Held | Exception | None:
         """The next step's micro-batches; or why there are none; None where the run was asked to end meanwhile."""
+        self.stage.train()
         try:
             with stopping.interruptible():
-                return [next(stream).to(self.accelerator.device) for _ in range(self.plan.accumulation)]
+                batches = (next(stream).to(self.accelerator.device) for _ in range(self.plan.accumulation))
+                return self.take(batches, partial(self._seed, self.done))
         except Stopped:
             return None
         except Exception as problem:  # whatever it is, what was done is saved before it is raised
@@ -159,7 +145,7 @@ class Trainer:
         hooks.scored(self.done, figures)
         return figures
 
-    def _after_step(self, norm: Tensor, hooks: Hooks, pace: _Pace) -> None:
+    def _after_step(self, norm: Tensor, hooks: Hooks, pace: Pace) -> None:
         hooks.reporter.advance(self.done)
         if _due(self.done, self.plan.log_every, self.plan.steps):
             norm_now = float(norm)  # waits for the device, so that the clock tells the truth
@@ -170,24 +156,27 @@ class Trainer:
             self._saved_at = time.monotonic()
             pace.begun += self._saved_at - paused
 
-    def step(self, batches: list[Batch], number: int, stopping: Stopping | None = None) -> Tensor | None:
+    def step(self, batches: Iterable[Batch], number: int, stopping: Stopping | None = None) -> Tensor | None:
         """One optimizer step on its micro-batches; returns the gradient's norm before clipping.
 
         In one process, where `stopping` hears a wish to end between micro-batches, their gradient is dropped and
         None returned: the step was not taken. With more, the others wait for it.
         """
-        keys = self._keys(number)
-        weights = self._weights(batches, keys)
-        self._pairs = sum(map(len, batches)) * distributed.world_size()
+        return self._step(self.take(batches, partial(self._seed, number)), number, stopping)
+
+    def _step(self, held: Held, number: int, stopping: Stopping | None) -> Tensor | None:
+        begun = held.begin(self._keys(number))
+        weights = self._weights(begun.counts)
+        self._pairs = sum(map(len, held.batches)) * distributed.world_size()
         self._set_rate(number)
         taken: list[Losses] = []
-        for position, batch in enumerate(batches):
+        for position, given in enumerate(begun.given(weights)):
             if stopping is not None and stopping.asked and distributed.world_size() == 1:
                 self.optimizer.zero_grad()
                 return None
-            torch.manual_seed(int(hash64(self.plan.seed, _DROPOUT, number, position, distributed.rank())))
-            with self._only_last_reduces(position, len(batches)):
-                losses = self.stage(batch, keys)
+            self._seed(number, position)
+            with self._only_last_reduces(position, len(begun.counts)):
+                losses = self.stage(*given)
                 total = sum(mean_over(term.sum, weights[name]) for name, term in losses)
                 self.accelerator.backward(total * distributed.world_size())
             taken.append(Losses({name: Term(term.sum.detach(), term.weight) for name, term in losses}))
@@ -195,7 +184,7 @@ class Trainer:
             self.meters.add({name: term.sum for name, term in losses}, {n: t.weight for n, t in losses})
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
         # read by torch's fused step, on the device: everything stays as it is where the gradient is not finite
-        self.raw_optimizer.found_inf = self.skips.look(norm, number + 1, batches)  # type: ignore[attr-defined]
+        self.raw_optimizer.found_inf = self.skips.look(norm, number + 1, held.batches)  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
@@ -205,11 +194,15 @@ class Trainer:
         for group, peak in zip(self.raw_optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
 
-    def _weights(self, batches: list[Batch], keys: Step) -> dict[str, Tensor]:
+    def _seed(self, number: int, position: int) -> None:
+        """Set what dropout draws in a micro-batch."""
+        torch.manual_seed(int(hash64(self.plan.seed, _DROPOUT, number, position, distributed.rank())))
+
+    def _weights(self, counts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """What each term is divided by: the weight over all micro-batches and, unless told otherwise, all ranks."""
         counted: dict[str, Tensor] = {}
-        for batch in batches:
-            for name, weight in self.bare.count(batch, keys).items():
+        for weights in counts:
+            for name, weight in weights.items():
                 counted[name] = counted.get(name, 0) + weight
         if self.plan.per_rank_mean:
             return {name: weight * distributed.world_size() for name, weight in counted.items()}

@@ -1,6 +1,8 @@
-"""Running means of loss terms over all ranks, each by its own weight, kept on the device until they are read."""
+"""Running means of loss terms over all ranks, each by its own weight, kept on the device until read; and the pace."""
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,3 +55,18 @@ def _exact(value: Tensor) -> list[Any]:
 def _tensor(saved: list[Any], device: torch.device) -> Tensor:
     value, dtype = saved
     return torch.tensor(value, dtype=getattr(torch, dtype), device=device)
+
+
+@dataclass
+class Pace:
+    """Seconds per step since the last line, without those that evaluating and saving took."""
+
+    step: int
+    begun: float
+
+    def read(self, step: int) -> float:
+        """Seconds per step up to now; starts anew."""
+        now = time.monotonic()
+        seconds = (now - self.begun) / (step - self.step)
+        self.step, self.begun = step, now
+        return seconds
