@@ -115,7 +115,8 @@ def measured(work: Work, world: int) -> list[float]:
 
 def _rank(rank: int, world: int, place: str, work: Work) -> None:
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))  # as a launcher would
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    os.environ.update({name: str(number) for name, number in here.items()})  # as a launcher would
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     meeting = Path(place, "meeting").as_uri()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)

@@ -66,7 +66,7 @@ def rows_of(batch, rows):
         text=Text(batch.text.ids[rows, :width], batch.text.mask[rows, :width]),
         identity=Identity(batch.identity.image[rows], batch.identity.caption[rows]),
         index=batch.index[rows],
-        epoch=batch.epoch[rows],
+        epoch=None if batch.epoch is None else batch.epoch[rows],
     )
 
 

@@ -17,6 +17,7 @@ from isthmus.train.loop import Trainer
 
 pytestmark = pytest.mark.e2e
 
+TIMES = ("time", "seconds_per_step", "pairs_per_second")
 ALL = ("train.save_every=1", "train.keep=100", "train.log_every=4", "data.evaluation=null")
 """Every step is saved, and lines of the log span steps on both sides of most of them."""
 
@@ -61,7 +62,7 @@ def lines(folder):
     """The lines of a log that training made, by step, without times; of a step told twice, the last."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     kept = {r["step"]: r for r in records if "gradient_norm" in r}
-    return {step: {k: v for k, v in r.items() if k not in ("time", "seconds_per_step")} for step, r in kept.items()}
+    return {step: {k: v for k, v in r.items() if k not in TIMES} for step, r in kept.items()}
 
 
 def assert_equal_runs(one, other):

@@ -152,7 +152,7 @@ def test_a_gradient_that_is_not_finite_leaves_everything_as_it_was_and_is_counte
         assert all(torch.equal(state[name], value) for name, value in moments[id(parameter)].items())
     trainer.step([good], 2)
     assert not any(torch.equal(a, b) for a, b in zip(weights(stage), before, strict=True))
-    assert trainer.skips.read() == [{"step": 2, "rows": bad.index.tolist()}]
+    assert trainer.skips.read() == [{"step": 2, "skipped_rows": bad.index.tolist()}]
     assert (trainer.skips.total, trainer.skips.in_a_row, trainer.skips.read()) == (1, 0, [])
 
 
@@ -180,7 +180,16 @@ def test_lines_of_the_log_and_the_order_of_the_hooks(tmp_path, hooks):
         (6, True),
     ]
     assert lines[1]["evaluation"] == {"R@1": 50.0}
-    assert set(lines[0]) == {"time", "step", "lm", "gradient_norm", "lr", "skipped", "seconds_per_step"}
+    assert set(lines[0]) == {
+        "time",
+        "step",
+        "lm",
+        "gradient_norm",
+        "lr",
+        "skipped",
+        "seconds_per_step",
+        "pairs_per_second",
+    }
     assert lines[0]["lr"] == pytest.approx(0.05 * 2 / 4), "the rate of the step"
     assert lines[0]["skipped"] == 0
 
@@ -206,7 +215,7 @@ def test_a_run_that_only_skips_ends_and_saves_nothing_more(tmp_path, hooks):
     assert [(line["step"], line["skipped"]) for line in lines if "lm" in line] == [(2, 1), (4, 3)]
     assert all(math.isnan(line["lm"]) for line in lines if "lm" in line), "the log shows it"
     rows = bad.index.tolist()
-    assert [(line["skipped_step"], line["rows"]) for line in lines if "skipped_step" in line] == [
+    assert [(line["step"], line["skipped_rows"]) for line in lines if "skipped_rows" in line] == [
         (number, rows) for number in (2, 3, 4)
     ]
 

@@ -19,6 +19,7 @@ from isthmus.build.training import RECORD
 from isthmus.build.workshop import Workshop, open_workshop
 from isthmus.config.run import LABELS, RunConfig, check, put, read_yaml
 from isthmus.config.stages import STAGES
+from isthmus.config.train import BOOKKEEPING
 from isthmus.quickstart.artists import ARTISTS
 from isthmus.quickstart.draw import SIZE
 from isthmus.quickstart.notes import read_notes
@@ -156,7 +157,10 @@ class Quickstart:
         content: dict[str, Any] = {"asked": self.order.asked, "work": self.order.work.describe()}
         if stage == 2:
             content["stage 1"] = weights_sum(self.bridge(1))
-        return phase_key(f"stage {stage}", {**content, "config": config.model_dump(mode="json", exclude=LABELS)})
+        return phase_key(
+            f"stage {stage}",
+            {**content, "config": config.model_dump(mode="json", exclude={**LABELS, "train": BOOKKEEPING})},
+        )
 
     def _record(self, stage: int) -> dict[str, Any] | None:
         """The record of a finished stage, where it and its bridge can be read."""

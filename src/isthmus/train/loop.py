@@ -109,8 +109,7 @@ class Trainer:
         wishes = _END * (stopping.asked is not None) | _FAILED * (problem is not None) | _SAVE * self._has_waited()
         wishes = distributed.agree(wishes)
         if wishes:
-            hooks.save(self.done)
-            self._saved_at = time.monotonic()
+            self._save(hooks)
         if problem is not None:
             raise problem
         if wishes & _FAILED:
@@ -152,9 +151,13 @@ class Trainer:
             self._log(hooks, norm_now, pace.read(self.done))
         if _due(self.done, self.plan.save_every, self.plan.steps):
             paused = time.monotonic()
-            hooks.save(self.done)
-            self._saved_at = time.monotonic()
+            self._save(hooks)
             pace.begun += self._saved_at - paused
+
+    def _save(self, hooks: Hooks) -> None:
+        with hooks.reporter.doing("saving"):
+            hooks.save(self.done)
+        self._saved_at = time.monotonic()
 
     def step(self, batches: Iterable[Batch], number: int, stopping: Stopping | None = None) -> Tensor | None:
         """One optimizer step on its micro-batches; returns the gradient's norm before clipping.
@@ -219,11 +222,11 @@ class Trainer:
     def _log(self, hooks: Hooks, norm: float, seconds: float) -> None:
         means = self.meters.read()
         for record in self.skips.read():
-            hooks.log.write({"skipped_step": record["step"], "rows": record["rows"]})
+            hooks.log.write(record)
         figures = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
         lr = self._peaks[0] * self.plan.rate(self.done - 1)
         record = {"step": self.done, **means, "gradient_norm": norm, "lr": lr, "skipped": self.skips.total}
-        hooks.log.write({**record, "seconds_per_step": seconds})
+        hooks.log.write({**record, "seconds_per_step": seconds, "pairs_per_second": self._pairs / seconds})
         hooks.reporter.advance(self.done, f"{figures}  {step_pace(seconds, self._pairs)}")
         if self.skips.in_a_row >= self.plan.stop_after_skipped:
             raise UserError(

@@ -49,6 +49,6 @@ class Skips:
             if broken:  # the same on all ranks, which all come here
                 own = torch.cat(taken.rows).tolist()
                 rows = [row for part in distributed.gather_objects(own) for row in part]
-                records.append({"step": taken.number, "rows": rows})
+                records.append({"step": taken.number, "skipped_rows": rows})
         self._taken = []
         return records

@@ -83,7 +83,8 @@ def unbroken(records: Iterable[Record]) -> list[Record]:
         if "resume" in record:
             step = record["resume"]["step"]
             kept = {place: one for place, one in kept.items() if one.get("step", 0) <= step}
-        place = (record["step"], "evaluation" in record) if "step" in record else number
+        kind = next((name for name in ("evaluation", "skipped_rows") if name in record), "losses")
+        place = (record["step"], kind) if "step" in record else number
         kept.pop(place, None)
         kept[place] = record
     return list(kept.values())
