@@ -96,6 +96,16 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
         put_back(trained_ranks.trainer_of(CASE), file, tmp_path)
 
 
+def test_a_step_that_was_left_out_and_not_told_yet_is_told_later(tmp_path):
+    trainer = stepped(1)
+    batch = trained_ranks.share(CASE, 1, 1, 0)
+    trainer.step([replace(batch, vision=batch.vision * torch.nan)], 1)
+    trainer.done, other = 2, trained_ranks.trainer_of(CASE)
+    put_back(other, file_of(trainer), tmp_path)
+    assert (other.skips.total, other.skips.in_a_row) == (1, 1)
+    assert other.skips.read() == [{"step": 2, "skipped_rows": batch.index.tolist()}]
+
+
 def test_another_global_batch_is_refused_with_the_way_out():
     position = {"rows": 8, "accumulation": 2, "processes": 2}
     refuse_other_batch(position, rows=8, accumulation=2)

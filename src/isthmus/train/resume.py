@@ -51,8 +51,7 @@ def take(trainer: Trainer) -> Snapshot:
     position = {
         "step": trainer.done,
         "scored": trainer.scored,
-        "skipped": trainer.skips.total,
-        "skipped_in_a_row": trainer.skips.in_a_row,
+        "skips": trainer.skips.state(),
         "meters": [meters for _, meters in ranks],
         "processes": len(ranks),
     }
@@ -74,7 +73,7 @@ def put_back(trainer: Trainer, file: TrainingFile, folder: Path) -> None:
     _put_generators(file.random, trainer.accelerator.device)
     place = file.position
     trainer.done, trainer.scored = place["step"], place["scored"]
-    trainer.skips.total, trainer.skips.in_a_row = place["skipped"], place["skipped_in_a_row"]
+    trainer.skips.load(place["skips"])
     trainer.meters.load(_own(place["meters"]), trainer.accelerator.device)
 
 
