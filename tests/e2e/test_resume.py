@@ -32,10 +32,10 @@ def place(tmp_path_factory):
 @pytest.fixture
 def seen(monkeypatch):
     """What each step of the runs of a test saw: rows, patches and captions, and the rate it learned with."""
-    steps, before = [], Trainer.step
+    steps, before = [], Trainer._step
 
-    def step(self, batches, number, stopping=None):
-        norm = before(self, batches, number, stopping)
+    def step(self, held, number, stopping):
+        norm, batches = before(self, held, number, stopping), held.batches
         content = [
             (b.index.tolist(), b.captions, sha256(b.vision.view(torch.uint8).numpy().tobytes()).hexdigest())
             for b in batches
@@ -43,7 +43,7 @@ def seen(monkeypatch):
         steps.append((number, content, self.raw_optimizer.param_groups[0]["lr"], float(norm)))
         return norm
 
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "_step", step)
     return steps
 
 

@@ -157,10 +157,8 @@ class Quickstart:
         content: dict[str, Any] = {"asked": self.order.asked, "work": self.order.work.describe()}
         if stage == 2:
             content["stage 1"] = weights_sum(self.bridge(1))
-        return phase_key(
-            f"stage {stage}",
-            {**content, "config": config.model_dump(mode="json", exclude={**LABELS, "train": BOOKKEEPING})},
-        )
+        content["config"] = config.model_dump(mode="json", exclude={**LABELS, "train": BOOKKEEPING})
+        return phase_key(f"stage {stage}", content)
 
     def _record(self, stage: int) -> dict[str, Any] | None:
         """The record of a finished stage, where it and its bridge can be read."""

@@ -159,22 +159,24 @@ class Trainer:
             hooks.save(self.done)
         self._saved_at = time.monotonic()
 
-    def step(self, batches: Iterable[Batch], number: int, stopping: Stopping | None = None) -> Tensor | None:
-        """One optimizer step on its micro-batches; returns the gradient's norm before clipping.
+    def step(self, batches: Iterable[Batch], number: int) -> Tensor:
+        """One optimizer step on its micro-batches; returns the gradient's norm before clipping."""
+        norm = self._step(self.take(batches, partial(self._seed, number)), number, Stopping())
+        assert norm is not None  # nobody asks it to stop
+        return norm
 
-        In one process, where `stopping` hears a wish to end between micro-batches, their gradient is dropped and
-        None returned: the step was not taken. With more, the others wait for it.
+    def _step(self, held: Held, number: int, stopping: Stopping) -> Tensor | None:
+        """The same; None where `stopping` heard a wish to end between micro-batches, whose gradient is dropped then.
+
+        With several processes the others wait for the step, and it is taken.
         """
-        return self._step(self.take(batches, partial(self._seed, number)), number, stopping)
-
-    def _step(self, held: Held, number: int, stopping: Stopping | None) -> Tensor | None:
         begun = held.begin(self._keys(number))
         weights = self._weights(begun.counts)
         self._pairs = sum(map(len, held.batches)) * distributed.world_size()
         self._set_rate(number)
         taken: list[Losses] = []
         for position, given in enumerate(begun.given(weights)):
-            if stopping is not None and stopping.asked and distributed.world_size() == 1:
+            if stopping.asked and distributed.world_size() == 1:
                 self.optimizer.zero_grad()
                 return None
             self._seed(number, position)
