@@ -70,7 +70,9 @@ def test_the_figures_are_those_of_the_run(recipes, stage):
     bridge = training.stage.bridge
     assert figures.trained == sum(one.numel() for one in bridge.parameters() if one.requires_grad)
     assert figures.parameters == storage_bytes(bridge.state_dict().values())
-    assert figures.towers == {n: storage_bytes(t.module.state_dict().values()) for n, t in training.towers.items()}
+    assert figures.towers == {
+        n: storage_bytes(t.module.state_dict().values()) for n, t in training.keeper.towers.items()
+    }
     assert figures.resident == figures.peak + figures.gradients + figures.peak // 10
     assert replace(figures, device="cuda").resident is None
     assert figures.peak >= figures.activations + figures.parameters + figures.optimizer + sum(figures.towers.values())

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def kept_by_a_forward_pass(training):
     training.stage.register_forward_pre_hook(begin)
     training.stage.register_forward_hook(lambda *_: hooks[-1].__exit__(None, None, None))
     training.trainer.stage.train()
-    training.trainer.step(training.trainer._micro_batches(iter(training.batches)), 0)
+    training.trainer.step(islice(training.batches, training.trainer.plan.accumulation), 0)
     return [sum(one.values()) for one in kept]
 
 
