@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 from benchmarks.sides.ours import make_trainer
 from isthmus.build.precision import Compute
@@ -109,14 +110,14 @@ def _connections() -> Iterator[bytes]:
 def measured(work: Work, world: int) -> list[float]:
     """Bytes that each of W ranks of this machine has sent in a step, in the mean over some."""
     with tempfile.TemporaryDirectory() as place:
-        multiprocessing.spawn(_rank, (world, place, work), nprocs=world)
+        spawn(_rank, (world, place, work), nprocs=world)
         return [json.loads(Path(place, str(rank)).read_text(encoding="utf-8")) for rank in range(world)]
 
 
 def _rank(rank: int, world: int, place: str, work: Work) -> None:
     torch.set_num_threads(1)
-    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-    os.environ.update({name: str(number) for name, number in here.items()})  # as a launcher would
+    me, all_of_them = str(rank), str(world)  # as a launcher says it
+    os.environ.update(RANK=me, LOCAL_RANK=me, WORLD_SIZE=all_of_them, LOCAL_WORLD_SIZE=all_of_them)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     meeting = Path(place, "meeting").as_uri()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)

@@ -25,7 +25,7 @@ def tensors_fingerprint(
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(dict(tensors).items()):
-        tensor = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        tensor = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
         tensor = tensor.to(rounded) if rounded and tensor.is_floating_point() else tensor
         flat = tensor.cpu().contiguous()
         digest.update(f"{name}|{flat.dtype}|{tuple(flat.shape)}|".encode())

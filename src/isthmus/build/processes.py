@@ -14,6 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import distributed as group
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from isthmus import distributed
@@ -82,8 +84,8 @@ def _enter(backend: str, timeout: timedelta) -> None:
     """Find the other processes, which may start much later than one may be silent afterwards."""
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        store, rank, size = next(group.rendezvous("env://", timeout=_ARRIVAL))
-        store = group.PrefixStore(f"isthmus/{os.environ.get(_ATTEMPT, 0)}", store)  # a launcher may keep one for all
+        store, rank, size = next(rendezvous("env://", timeout=_ARRIVAL))
+        store = PrefixStore(f"isthmus/{os.environ.get(_ATTEMPT, 0)}", store)  # a launcher may keep one for all
         store.set(f"arrived/{rank}", "")
         store.wait([f"arrived/{one}" for one in range(size)], _ARRIVAL)
         group.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
