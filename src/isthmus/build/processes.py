@@ -4,6 +4,7 @@
 process that was started by neither is a run of its own, without a group.
 """
 
+import atexit
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -35,7 +36,6 @@ _OTHER_WRAPPERS = {
 def join(config: RunConfig, **options: Any) -> Accelerator:
     """Join the process group that a launcher announces, gloo's on CPUs and NCCL's on CUDA devices.
 
-    `options` are the accelerator's own, such as its trackers.
     A process that dies is noticed at once, one that hangs within `train.timeout_minutes`; `options` are Accelerate's.
     Raises `ConfigError` for a config or a launcher that does not fit so many processes, `LostProcessError` where the
     others cannot be reached.
@@ -89,12 +89,19 @@ def _enter(backend: str, timeout: timedelta) -> None:
         store.set(f"arrived/{rank}", "")
         store.wait([f"arrived/{one}" for one in range(size)], _ARRIVAL)
         group.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        atexit.register(_leave)
     except (RuntimeError, ValueError) as problem:
         reason = str(problem).strip().partition("\n")[0].rstrip(".")
         raise LostProcessError(
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot join the others at {place} ({reason}); "
             "look whether all were started, can reach that address, and agree on it (MASTER_ADDR, MASTER_PORT)"
         ) from problem
+
+
+def _leave() -> None:
+    """Take the groups apart before the interpreter ends: gloo's threads abort a process that ends around them."""
+    if group.is_initialized():
+        group.destroy_process_group()
 
 
 def _check_launcher(environment: Mapping[str, str]) -> None:
