@@ -10,6 +10,7 @@
 #   make bench                 times and memory beside LAVIS and transformers, see docs/performance.md; ONLY=ROW for one
 #   make bench-report          the tables and the plot of docs/performance.md from benchmarks/results
 #   make browser               the quickstart's page in Debian's chromium, which must be installed
+#   make soak                  train under a killer for ten minutes, and see that nothing was lost (docs/reliability.md)
 #   make clean                 remove the environment and all caches; keeps runs/
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check e2e full-size browser bench bench-report clean
+.PHONY: help install quickstart test check e2e full-size browser bench bench-report soak clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -61,6 +62,9 @@ bench: $(STAMP)
 
 bench-report: $(STAMP)
 	$(BIN)/python -m benchmarks.report
+
+soak: $(STAMP)
+	$(BIN)/python tools/soak.py $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -12,9 +12,9 @@ from benchmarks import machine
 from benchmarks.inputs import SCALES
 from benchmarks.pair import Effort
 from benchmarks.row import Case, Row, Setting
-from benchmarks.rows import caption, epoch, growth, itm, stage1, stage2, time_to_loss
+from benchmarks.rows import caption, contrastive, epoch, growth, itm, stage1, stage2, time_to_loss
 
-_MODULES = (stage1, stage2, itm, epoch, caption, time_to_loss, growth)
+_MODULES = (stage1, stage2, itm, epoch, contrastive, caption, time_to_loss, growth)
 ROWS = {module.ROW.name: module.ROW for module in _MODULES}
 RESULTS = Path(__file__).parent / "results"
 

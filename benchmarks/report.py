@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def table(row: Row, files: list[dict[str, Any]]) -> str:
         "memory, GiB ours / peer": lambda entry: _memory(entry, "total"),
         "above the state": lambda entry: _memory(entry, "above"),
         "share of the GEMM rate": _mfu,
+        **{heading: partial(_sides, name=name) for heading, name in row.own.items()},
         "apart at start": _apart,
         "clean": lambda entry: f"{entry['clean']} of {_taken(entry)}",
         "commit": lambda entry: f"{entry['commit']}, {entry['date']}",
@@ -112,6 +114,10 @@ def _memory(entry: Entry, part: str) -> str:
         return f"{entry['memory']['ours'][part] / GIB:.2f}"
     ours, peer = (entry["memory"][side][part] for side in ("ours", "peer"))
     return f"{ours / GIB:.2f} / {peer / GIB:.2f} = {ours / peer:.2f}"
+
+
+def _sides(entry: Entry, *, name: str) -> str:
+    return " / ".join(f"{value:.3g}" for value in entry[name].values())
 
 
 def _mfu(entry: Entry) -> str:

@@ -1,7 +1,7 @@
 """A comparison as a record: its cases, and how one of them is run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; `run` gives what is measured in a case. A case with dtype bf16 needs a machine that has it."""
+    """One comparison; `run` gives what is measured in a case. A case with dtype bf16 needs a machine that has it.
+
+    `own` are columns of its own, each with the name of what is measured: a number for each side.
+    """
 
     name: str
     title: str
     peer: str
     cases: tuple[Case, ...]
     run: Callable[[Case, Setting], dict[str, Any]]
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 def programs(ours: str, peer: str = "", *, environment: str = "") -> dict[str, Program]:

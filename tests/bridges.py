@@ -1,6 +1,9 @@
 """A tiny bridge in fp64 with every parameter redrawn, and batches for it."""
 
+from dataclasses import replace
+
 import torch
+from torch.nn import functional as F
 
 from isthmus.models.bridge import Bridge
 from isthmus.qformer.layer import Dropouts
@@ -50,6 +53,7 @@ def tiny_batch(lengths=(5, 3, 4, 6), *, images=None, captions=None, seed=1, patc
         text=Text(ids, mask),
         identity=Identity(torch.tensor(list(images)), torch.tensor(list(captions))),
         index=torch.arange(rows) + 10,
+        epoch=torch.zeros(rows, dtype=torch.long),
     )
 
 
@@ -62,4 +66,36 @@ def rows_of(batch, rows):
         text=Text(batch.text.ids[rows, :width], batch.text.mask[rows, :width]),
         identity=Identity(batch.identity.image[rows], batch.identity.caption[rows]),
         index=batch.index[rows],
+        epoch=None if batch.epoch is None else batch.epoch[rows],
+    )
+
+
+def filled(batch, rows, size):
+    """Rows of a batch and copies of one of them, up to `size`, that do not count; copies of row 0 if there are none."""
+    take = torch.tensor([*rows, *[next(iter(rows), 0)] * (size - len(rows))])
+    part = Batch(
+        vision=batch.vision[take],
+        captions=tuple(batch.captions[row] for row in take.tolist()),
+        text=batch.text.select(take).trimmed(),
+        identity=Identity(batch.identity.image[take], batch.identity.caption[take]),
+        index=batch.index[take],
+        epoch=batch.epoch[take],
+    )
+    return replace(part, counted=torch.arange(size) < len(rows))
+
+
+def one_batch(batches):
+    """The rows of several batches in one."""
+    width = max(batch.text.ids.shape[1] for batch in batches)
+    texts = [F.pad(torch.stack([b.text.ids, b.text.mask.long()]), (0, width - b.text.ids.shape[1])) for b in batches]
+    ids, mask = torch.cat(texts, dim=1)
+    counted = [batch.counted for batch in batches]
+    return Batch(
+        vision=torch.cat([batch.vision for batch in batches]),
+        captions=tuple(caption for batch in batches for caption in batch.captions),
+        text=Text(ids, mask.bool()),
+        identity=Identity(*(torch.cat([getattr(b.identity, name) for b in batches]) for name in ("image", "caption"))),
+        index=torch.cat([batch.index for batch in batches]),
+        epoch=torch.cat([batch.epoch for batch in batches]),
+        counted=None if counted.count(None) == len(counted) else torch.cat(counted),
     )

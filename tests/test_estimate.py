@@ -10,8 +10,8 @@ from accelerate.state import AcceleratorState
 from command_line import isthmus, tiny_recipes
 from isthmus.build.run import build_training, dry_trainer
 from isthmus.config.stages import load_stages
-from isthmus.estimate import binary, estimate
-from isthmus.shadow import storage_bytes
+from isthmus.estimate import estimate
+from isthmus.shadow import binary, storage_bytes
 
 PLAIN = ["precision=fp32", "data.evaluation=null", "train.evaluate_every=null"]
 
@@ -70,7 +70,9 @@ def test_the_figures_are_those_of_the_run(recipes, stage):
     bridge = training.stage.bridge
     assert figures.trained == sum(one.numel() for one in bridge.parameters() if one.requires_grad)
     assert figures.parameters == storage_bytes(bridge.state_dict().values())
-    assert figures.towers == {n: storage_bytes(t.module.state_dict().values()) for n, t in training.towers.items()}
+    assert figures.towers == {
+        n: storage_bytes(t.module.state_dict().values()) for n, t in training.keeper.towers.items()
+    }
     assert figures.resident == figures.peak + figures.gradients + figures.peak // 10
     assert replace(figures, device="cuda").resident is None
     assert figures.peak >= figures.activations + figures.parameters + figures.optimizer + sum(figures.towers.values())

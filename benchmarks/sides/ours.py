@@ -13,8 +13,10 @@ from isthmus.build.precision import Compute, choose_compute
 from isthmus.models.bridge import Bridge
 from isthmus.qformer.layer import Dropouts
 from isthmus.records import Batch, BridgeSizes, Identity, Text
-from isthmus.train.loop import Plan, Trainer
+from isthmus.train.chunked import Reread
+from isthmus.train.loop import Trainer
 from isthmus.train.optimizer import AdamW, Rates, make_optimizer
+from isthmus.train.plan import Plan
 
 RATE, BETAS, DECAY, DROPOUT = 1e-4, (0.9, 0.999), 0.05, 0.1
 _ENDLESS = 1_000_000
@@ -60,13 +62,15 @@ def words(ids: Tensor, mask: Tensor) -> str:
     return " ".join(f"w{token}" for token in ids[mask][:-1].tolist())
 
 
-def make_trainer(stage: nn.Module, bridge: Bridge, compute: Compute) -> Trainer:
+def make_trainer(
+    stage: nn.Module, bridge: Bridge, compute: Compute, *, accumulation: int = 1, reread: Reread | None = None
+) -> Trainer:
     """The trainer of a run at a constant rate that never clips."""
     settings = AdamW(Rates(RATE, RATE, RATE), BETAS, DECAY, decay_temperature=True)
     plan = Plan(
         steps=_ENDLESS,
         batches_per_epoch=_ENDLESS,
-        accumulation=1,
+        accumulation=accumulation,
         warmup=0,
         warmup_from=0.0,
         lowest=1.0,
@@ -77,6 +81,8 @@ def make_trainer(stage: nn.Module, bridge: Bridge, compute: Compute) -> Trainer:
         log_every=_ENDLESS,
         evaluate_every=None,
         save_every=None,
+        save_seconds=None,
+        stop_after_skipped=10,
     )
     accelerator = Accelerator(mixed_precision=compute.mixed_precision, cpu=True)
-    return Trainer(stage, make_optimizer(bridge, settings, fresh=()), accelerator, plan)
+    return Trainer(stage, make_optimizer(bridge, settings, fresh=()), accelerator, plan, reread=reread)

@@ -12,8 +12,9 @@ from benchmarks.side import Side, serve, training_bytes
 from benchmarks.sides.ours import make_trainer, read_bridge, read_compute
 from benchmarks.sides.ours_stage1 import SWITCHES
 from isthmus.data.folder import ImageFolder
-from isthmus.data.loader import TrainingRows, Workers, make_loader
+from isthmus.data.loader import TrainingRows, make_loader
 from isthmus.data.sampler import CounterSampler
+from isthmus.data.workers import Workers
 from isthmus.features.key import Views, store_key
 from isthmus.features.store import FeatureStore, StoredLook
 from isthmus.models.stage1 import Stage1

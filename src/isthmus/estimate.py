@@ -5,13 +5,13 @@ their weights, two optimizer steps are taken by the run's own trainer on batches
 are counted as tensors come and go.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from isthmus.build.bridge import BuiltBridge
@@ -24,7 +24,7 @@ from isthmus.features.key import Sizes
 from isthmus.models.stage1 import Stage1
 from isthmus.models.stage2 import Stage2
 from isthmus.records import Batch, Example
-from isthmus.shadow import Shadow, storage_bytes
+from isthmus.shadow import Shadow, binary, storage_bytes
 from isthmus.vision.encoder import Encoder
 
 
@@ -36,16 +36,16 @@ class Steps(Protocol):
     def raw_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer itself, under whatever prepares it."""
 
-    def step(self, batches: list[Batch], number: int) -> object:
+    def step(self, batches: Iterable[Batch], number: int) -> object:
         """Take one optimizer step on micro-batches that have their patches."""
 
 
-MakeSteps = Callable[[RunConfig, Stage1 | Stage2, BuiltBridge], Steps]
+Read = Callable[[Int[Tensor, " R"], Int[Tensor, " R"]], Float[Tensor, "R P V"]]
+MakeSteps = Callable[[RunConfig, Stage1 | Stage2, BuiltBridge, Read], Steps]
 """Passed in, since nothing here knows how a run is trained."""
 
 _BATCHES = 32
 _WORTH_A_LINE = 1 << 20
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,6 @@ class Estimate:
         )
 
 
-def binary(size: int) -> str:
-    """Bytes in the largest binary unit that leaves 1 or more."""
-    number, unit = float(size), 0
-    while number >= 1024 and unit < len(_UNITS) - 1:
-        number, unit = number / 1024, unit + 1
-    return f"{number:.4g} {_UNITS[unit]}"
-
-
 def estimate(config: RunConfig, make_steps: MakeSteps, *, before: Planned | None = None) -> tuple[Estimate, Planned]:
     """Estimate a run in one process; also gives its stage, as the `before` of one that goes on from it.
 
@@ -139,7 +131,7 @@ def estimate(config: RunConfig, make_steps: MakeSteps, *, before: Planned | None
     batches = _batches(config, sources.train, planned.built.tokenizer)
     with shadow:
         begun = shadow.now
-        meter = _Meter(shadow, planned.stage, make_steps(config, planned.stage, planned.built))
+        meter = _Meter(shadow, planned.stage, make_steps(config, planned.stage, planned.built, eyes.read))
         meter.steps(batches, eyes)
         trained = [one for one in planned.stage.bridge.parameters() if one.requires_grad]
         towers = {"encoder": eyes.encoder, **({"llm": planned.stage.llm} if isinstance(planned.stage, Stage2) else {})}
@@ -169,12 +161,13 @@ class _Eyes:
 
     def see(self, batch: Batch) -> Batch:
         """The batch on its device with patches: from the store, or of pixels that are encoded now."""
-        if self.stored:
-            shape = (len(batch), self.sizes.patches, self.sizes.width)
-            patches = self.shadow.blank(*shape, dtype=self.compute.dtype, device=self.compute.device)
-        else:
-            patches = self._patches(len(batch))
+        patches = self.read(batch.index, batch.index) if self.stored else self._patches(len(batch))
         return replace(batch.to(self.compute.device), vision=patches)
+
+    def read(self, index: Int[Tensor, " R"], epoch: Int[Tensor, " R"]) -> Float[Tensor, "R P V"]:
+        """Rows from the store, whichever they are."""
+        shape = (len(index), self.sizes.patches, self.sizes.width)
+        return self.shadow.blank(*shape, dtype=self.compute.dtype, device=self.compute.device)
 
     def _patches(self, pictures: int) -> Float[Tensor, "B P V"]:
         side = self.encoder.preprocessing.size
@@ -198,15 +191,14 @@ class _Meter:
         """Take two steps: the second finds the optimizer's state there."""
         optimizer = self.trainer.raw_optimizer
         hooks = (
+            self.stage.register_forward_pre_hook(self._begin_forward),
             self.stage.register_forward_hook(self._read_forward),
             optimizer.register_step_pre_hook(self._read_step),
         )
         for number in range(2):
             self.shadow.mark()
-            seen = [eyes.see(batch) for batch in batches]
-            self.activations, self.begun = 0, self.shadow.now
-            self.trainer.step(seen, number)
-            del seen
+            self.activations, self.begun = 0, 0
+            self.trainer.step(map(eyes.see, batches), number)
         for hook in hooks:
             hook.remove()
 
@@ -214,6 +206,9 @@ class _Meter:
         """Bytes of the optimizer's state."""
         states = self.trainer.raw_optimizer.state.values()
         return storage_bytes(one for state in states for one in state.values() if isinstance(one, Tensor))
+
+    def _begin_forward(self, *_: Any) -> None:
+        self.begun = self.begun or self.shadow.now
 
     def _read_forward(self, *_: Any) -> None:
         self.activations = self.activations or self.shadow.now - self.begun  # of the first micro-batch
@@ -230,11 +225,11 @@ def _store(config: RunConfig, sources: list[Mixture], eyes: _Eyes) -> Store:
 
 
 def _batches(config: RunConfig, source: Mixture, tokenize: Tokenize) -> list[Batch]:
-    """The run's first micro-batch with the longest texts, twice under accumulation: a third would add nothing."""
+    """The first micro-batch with the longest texts, twice under accumulation: a third adds nothing unless joined."""
     alone = config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})})
     loader, _ = training_loader(source, _Blind(), alone, tokenize=tokenize, broken=broken_pictures(config))
-    longest = max(islice(loader, _BATCHES), key=_text_size)
-    return [longest] * min(2, config.train.accumulation)
+    longest, count = max(islice(loader, _BATCHES), key=_text_size), config.train.accumulation
+    return [longest] * (count if config.train.chunked else min(2, count))
 
 
 class _Blind:

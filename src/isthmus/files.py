@@ -36,6 +36,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     flush(path.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it lies in, with their names on the disk."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        flush(place.parent)
+
+
+def flush_tree(folder: Path) -> None:
+    """Wait until all files of a folder, those of folders in it, and all their names are on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file() or path.is_dir():
+            flush(path)
+    flush(folder)
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def file_sha256(path: Path) -> str:
@@ -19,11 +20,13 @@ def tensors_fingerprint(
 ) -> str:
     """Hash names, dtypes, shapes and bytes of tensors, in the order of their names, as hex.
 
-    `rounded` hashes floating-point values as they are in that dtype, one tensor at a time.
+    `rounded` hashes floating-point values as they are in that dtype, one tensor at a time. A tensor that is shared out
+    over ranks is gathered for its turn, so that every rank must call with the same names.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(dict(tensors).items()):
-        tensor = tensor.detach().to(rounded) if rounded and tensor.is_floating_point() else tensor.detach()
+        tensor = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+        tensor = tensor.to(rounded) if rounded and tensor.is_floating_point() else tensor
         flat = tensor.cpu().contiguous()
         digest.update(f"{name}|{flat.dtype}|{tuple(flat.shape)}|".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)

@@ -95,8 +95,11 @@ class Batch:
 
     `vision` holds stored patches (B P V) or, when training from pixels, pixels (B 3 height width) that the
     frozen encoder turns into patches first. `captions` are normalised strings; `text` their Q-Former tokens.
-    `index` is each row's position in its source, the key of every random choice made for it. Where pictures are
-    asked about, `questions` are normalised too, `instruction` their Q-Former tokens, and `captions` the answers.
+    `index` is each row's position in its source, the key of every random choice made for it, and `epoch` how often it
+    was drawn before: both say which view of its picture it has, so that it can be read again. Where pictures are asked
+    about, `questions` are normalised too, `instruction` their Q-Former tokens, and `captions` the answers.
+    `counted` is False on rows that only fill this rank up to the others' number of rows: they have no weight in any
+    loss and are no candidates. It is None where every row of the step counts: on every rank of a step, or on none.
     """
 
     vision: Float[Tensor, "B ..."]
@@ -106,6 +109,8 @@ class Batch:
     index: Int[Tensor, " B"]
     questions: tuple[str, ...] | None = None
     instruction: Text | None = None
+    counted: Bool[Tensor, " B"] | None = None
+    epoch: Int[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -119,7 +124,19 @@ class Batch:
             identity=self.identity.to(device),
             index=self.index.to(device, non_blocking=True),
             instruction=None if self.instruction is None else self.instruction.to(device),
+            counted=None if self.counted is None else self.counted.to(device, non_blocking=True),
+            epoch=None if self.epoch is None else self.epoch.to(device, non_blocking=True),
         )
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Batches of a run; `close` ends the processes that load them."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def close(self) -> None:
+        """End what loads them; nothing is iterated after it."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 _SMALL = 1 << 20
 """Elements of the largest tensor whose values are kept: ids, masks and what is drawn by them are far smaller."""
 
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
 _VALUES_DECIDE = (DataDependentOutputException, DynamicOutputShapeException)
 
 
@@ -151,3 +153,11 @@ class Shadow(TorchDispatchMode):
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the different storages behind some tensors."""
     return sum({one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in tensors}.values())
+
+
+def binary(size: int) -> str:
+    """Bytes in the largest binary unit that leaves 1 or more."""
+    number, unit = float(size), 0
+    while number >= 1024 and unit < len(_UNITS) - 1:
+        number, unit = number / 1024, unit + 1
+    return f"{number:.4g} {_UNITS[unit]}"

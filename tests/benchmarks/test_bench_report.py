@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.pair import summary
 from benchmarks.report import filled, table
+from benchmarks.rows.contrastive import ROW as CONTRASTIVE
 from benchmarks.rows.stage1 import ROW
 
 MACHINE = {"processor": "A B", "bf16": "amx", "cores": 2}
@@ -38,6 +39,15 @@ def test_a_case_that_was_run_nowhere_says_so():
     lines = table(ROW, [{"machine": MACHINE, "cases": [entry]}]).splitlines()
     assert "**4.00** (4.00 to 4.00)" in lines[2] and "30% / 10%" in lines[2] and "1e-07" in lines[2]
     assert all("not run" in line for line in lines[3:]) and len(lines) == 2 + len(ROW.cases)
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+
+
+def test_a_row_may_have_columns_of_its_own():
+    pairs = [pair(1.0, 4.0)]
+    measured = {"threads": 2, "pairs": pairs, "commit": "c", "date": "d", **summary(pairs)}
+    entry = {"case": CONTRASTIVE.cases[0], **measured, "ms_a_pair": {"ours": 15.625, "peer": 12.0}}
+    lines = table(CONTRASTIVE, [{"machine": MACHINE, "cases": [entry]}]).splitlines()
+    assert "ms a pair, two passes / one" in lines[0] and "15.6 / 12" in lines[2]
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
 
 

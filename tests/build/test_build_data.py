@@ -8,6 +8,7 @@ import torch
 
 from command_line import pictures
 from isthmus.build.data import Looks, broken_pictures, drawn_rows, open_held_out, open_sources, training_loader
+from isthmus.build.plan import plan_of
 from isthmus.config.run import check
 from isthmus.data.folder import ImageFolder
 from isthmus.data.image import open_image
@@ -99,6 +100,40 @@ def test_what_is_drawn_from_each_source_is_told(tmp_path, folder):
         {"source": str(folder), "size": 24, "rows_drawn": len(first), "different_rows": len(set(first))},
         {"source": str(second), "size": 24, "rows_drawn": len(others), "different_rows": len(set(others))},
     ]
+
+
+def test_batches_that_are_not_full_are_part_of_a_run_s_plan_where_they_are_kept(tmp_path, folder):
+    train = {"steps": 9, "batch_size": 7, "last_batch": "keep"}
+    content = {**RUN, "train": train, "output": str(tmp_path / "run"), "data": {"train": {"folder": str(folder)}}}
+    given = check(content, "here")
+    source, view = open_sources(given).train, looks(given)
+    kinds = {"tokenize": tokenize, "broken": view.broken}
+    loader, per_epoch = training_loader(source, view(source, seed=0), given, **kinds)
+    batches = list(loader)
+    assert per_epoch == 4 and [len(batch) for batch in batches] == [7, 7, 7, 3, 7, 7, 7, 3, 7]
+    assert sorted(int(row) for batch in batches[:4] for row in batch.index) == list(range(24))
+    assert [plan_of(given, per_epoch).epoch(step) for step in range(9)] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert drawn_rows(source, given) == [
+        {"source": str(folder), "size": 24, "rows_drawn": 55, "different_rows": 24},
+    ]
+
+
+def test_a_run_goes_on_with_the_micro_batches_of_a_later_step(tmp_path, folder):
+    content = {
+        **{key: value for key, value in RUN.items() if key != "bridge"},
+        "stage": 2,
+        "init": {"from": "runs/one"},
+        "llm": {"weights": "folder:llm"},
+        "output": str(tmp_path / "run"),
+        "data": {"train": {"folder": str(folder)}},
+        "train": {"steps": 5, "batch_size": 4, "accumulation": 2},
+    }
+    given = check(content, "here")
+    source, view = open_sources(given).train, looks(given)
+    kinds = {"tokenize": tokenize, "broken": view.broken}
+    loaders = [training_loader(source, view(source, seed=0), given, start=start, **kinds)[0] for start in (0, 3)]
+    whole, later = ([batch.index.tolist() for batch in loader] for loader in loaders)
+    assert len(whole) == 10 and later == whole[6:]
 
 
 def looks(given, store=None):

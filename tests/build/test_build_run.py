@@ -9,7 +9,8 @@ from fakes import tiny_bert_folder
 from isthmus.build.bridge import fresh_bridge
 from isthmus.build.plan import optimizer_of, plan_of
 from isthmus.build.precision import Compute
-from isthmus.build.run import _provenance, _write_record, build_training
+from isthmus.build.run import _provenance, build_training
+from isthmus.build.training import _write_record
 from isthmus.build.workshop import Tower
 from isthmus.checkpoints.card import model_card
 from isthmus.config.model import BridgeConfig

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from bridges import tiny_bridge
 from isthmus.build.bridge import load_bridge
-from isthmus.checkpoints import native
+from isthmus.checkpoints import sealed
 from isthmus.checkpoints.native import read_bridge, read_provenance, update_provenance, write_bridge
 from isthmus.errors import CheckpointError
 from isthmus.fingerprint import file_sha256, tensors_fingerprint
@@ -44,9 +45,9 @@ def test_a_round_trip_is_bit_equal(folder):
 
 
 def test_the_provenance_alone_is_read_without_the_weights(folder, monkeypatch):
-    monkeypatch.setattr(native, "load_file", lambda _: pytest.fail("the weights were read"))
+    monkeypatch.setattr(sealed, "load_file", lambda _: pytest.fail("the weights were read"))
     summed = []
-    monkeypatch.setattr(native, "file_sha256", lambda path: summed.append(path.name) or file_sha256(path))
+    monkeypatch.setattr(sealed, "file_sha256", lambda path: summed.append(path.name) or file_sha256(path))
     assert read_provenance(folder) == bridge_file().provenance
     assert summed == ["config.json"]
 
@@ -63,7 +64,7 @@ def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(native, "file_sha256", denied)
+    monkeypatch.setattr(sealed, "file_sha256", denied)
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read \(Permission denied\); see to"):
         read_provenance(folder)
 
@@ -123,6 +124,34 @@ def test_sizes_of_another_isthmus_are_refused_by_name(folder):
         read_bridge(folder)
 
 
+@pytest.mark.parametrize("content", [b"[]", b"null", b"{", b"\xff\xfe"])
+def test_a_config_that_is_none_is_refused_by_its_name(folder, content):
+    (folder / "config.json").write_bytes(content)
+    seal(folder)
+    with pytest.raises(CheckpointError, match=r"config\.json is no config of a bridge; give another folder"):
+        read_bridge(folder)
+
+
+@pytest.mark.parametrize("lost", ["sizes", "provenance"])
+def test_a_config_that_lacks_a_part_is_refused_by_its_name(folder, lost):
+    content = json.loads((folder / "config.json").read_text())
+    for value in ({}, {lost: 3}):
+        kept = {key: part for key, part in content.items() if key != lost}
+        (folder / "config.json").write_text(json.dumps({**kept, **value}))
+        seal(folder)
+        with pytest.raises(CheckpointError, match=r"config\.json lacks sizes or provenance"):
+            read_bridge(folder)
+
+
+def test_too_little_room_is_said_before_anything_is_written(folder, monkeypatch):
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(CheckpointError, match=r"bridge takes 0\.0\d\d GB and 0\.000 GB are free; free space, or"):
+        write_bridge(bridge_file(2), folder)
+    assert read_bridge(folder).provenance["stage"] == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["bridge"]
+
+
 def test_a_pickle_is_never_read(folder):
     class Trap:
         def __reduce__(self):
@@ -167,7 +196,7 @@ def test_a_failure_while_writing_leaves_the_old_bridge_and_nothing_else(folder, 
 
     with pytest.raises(RuntimeError, match="the tokenizer"):
         write_bridge(bridge_file(2), folder, save_tokenizer=save_tokenizer)
-    monkeypatch.setattr(native, "save_file", refuse)
+    monkeypatch.setattr(sealed, "save_file", refuse)
     with pytest.raises(CheckpointError, match=r"could not be written .*No space left"):
         write_bridge(bridge_file(2), folder)
     assert read_bridge(folder).provenance["stage"] == 1
@@ -243,7 +272,7 @@ def test_an_update_copies_where_files_cannot_be_linked(folder, monkeypatch):
 
 def test_an_update_that_fails_leaves_the_folder_as_it_was(folder, monkeypatch):
     before = content_of(folder)
-    monkeypatch.setattr(native, "flush", refuse)
+    monkeypatch.setattr(sealed, "flush_tree", refuse)
     with pytest.raises(CheckpointError, match="could not be written"):
         update_provenance(folder, {"note": 1})
     assert content_of(folder) == before

@@ -42,7 +42,7 @@ def test_import_and_help_load_no_torch():
     done = subprocess.run([sys.executable, "-c", _HELP], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert all(command in done.stdout for command in (*COMMANDS, "KEY.SUB=VALUE", "IMAGE_OR_FOLDER"))
-    assert all(f"\n    {code:<5}" in done.stdout for code in (0, 1, 2, 3, 130, 141, 143))
+    assert all(f"\n    {code:<5}" in done.stdout for code in (0, 1, 2, 3, 4, 130, 141, 143))
 
 
 def test_the_page_on_commands_has_every_command_and_exit_code():

@@ -56,3 +56,10 @@ def test_another_file_that_is_full_is_a_fault_of_the_program():
     command = [sys.executable, "-c", _COMMAND.format(say=say), "train", "x.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_lost_process_has_a_code_of_its_own_and_nothing_is_tidied_up():
+    say = "import atexit; atexit.register(print, 'tidied'); from isthmus.errors import LostProcessError as lost; "
+    command = [sys.executable, "-c", _COMMAND.format(say=f"{say}raise lost('it is gone')"), "train", "x.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", "isthmus: it is gone\n")

@@ -54,6 +54,7 @@ def test_one_source_or_several():
         ({"train": FOLDER, "held_out": 1.0}, r"`data\.held_out` is 1\.0"),
         ({"train": FOLDER, "broken": "ignore"}, r"`data\.broken` is 'ignore'"),
         ({"train": FOLDER, "broken_rate": 1.5}, r"`data\.broken_rate` is 1\.5"),
+        ({"train": FOLDER, "timeout": 0}, r"`data\.timeout` is 0"),
     ],
 )
 def test_what_does_not_fit_is_named(data, match):

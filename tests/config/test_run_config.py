@@ -55,6 +55,9 @@ def test_defaults_are_filled_in(write):
         ("features.flip=1", "`features.flip` is 1: input should be a valid boolean"),
         ("encoder.kind=open_clip", "`encoder.kind` is 'open_clip': input should be 'timm' or 'transformers'"),
         ("stage=3", "`stage` is 3: input should be 1 or 2"),
+        ("train.trackers=wandb", "`train.trackers` is 'wandb': input should be a valid list"),
+        ("train.trackers=[wand]", "`train.trackers.0` is 'wand': input should be 'tensorboard', 'wandb' or 'mlflow'"),
+        ("train.tracker_project=../a", "`train.tracker_project` is '../a': string should match pattern"),
         ("data.train=pictures", "`data.train` is 'pictures': "),
         ("bridge.bert=null", "stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and `init.from`"),
         ("bridge.scratch.tokenizer=folder:x", "stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and"),
@@ -189,6 +192,36 @@ def test_hard_negatives_may_say_that_no_step_has_uniform_ones():
     assert check({**STAGE1, "objectives": hard}, "here").objectives.uniform_share == 0.0
 
 
+JOINED = {"features.folder": "runs/a/features", "train.chunked": True, "train.accumulation": 4}
+
+
+def test_micro_batches_of_stage_1_may_be_one_contrastive_batch():
+    assert check(put(STAGE1, JOINED), "here").train.chunked
+
+
+@pytest.mark.parametrize(
+    ("content", "values", "message"),
+    [
+        (STAGE1, {"train.accumulation": 4}, "set `train.chunked`, which joins the micro-batches, or raise"),
+        (
+            STAGE1,
+            {**JOINED, "train.accumulation": 1},
+            "`train.chunked` joins the micro-batches of a step, and",
+        ),
+        (
+            STAGE1,
+            {**JOINED, "features.folder": None},
+            "`train.chunked` reads patches again, which needs a",
+        ),
+        (STAGE2, JOINED, "`train.chunked` is a key of stage 1; leave it out of stage 2"),
+    ],
+)
+def test_joining_that_would_do_nothing_or_cannot_be_done_is_refused(content, values, message):
+    with pytest.raises(ConfigError) as caught:
+        check(put(content, values), "here")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_stage_2_accumulates():
     assert check({**STAGE2, "train": {**STAGE2["train"], "accumulation": 4}}, "here").train.accumulation == 4
 
@@ -277,3 +310,8 @@ def test_exponents_in_lists_are_numbers(write):
 def test_the_output_may_begin_with_the_home_folder(write, monkeypatch):
     monkeypatch.setenv("HOME", "/home/reader")
     assert load_config(write(STAGE1), ["output=~/runs"]).output == "/home/reader/runs"
+
+
+def test_who_is_told_of_a_run_makes_no_other_run_of_it():
+    told = {**STAGE1["train"], "trackers": ["tensorboard", "wandb"], "tracker_project": "bridges"}
+    assert check({**STAGE1, "train": told}, "here").given() == check(STAGE1, "here").given()

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from isthmus.data.lengths import CaptionLengths, like_lengths
-from isthmus.data.loader import TrainingRows, Workers, make_loader
+from isthmus.data.loader import TrainingRows, make_loader
 from isthmus.data.mixture import Mixture, Part
 from isthmus.data.sampler import WINDOW, CounterSampler, Drawn, MixtureSampler
+from isthmus.data.workers import Workers
 from isthmus.records import Example, Source, Text
 
 BATCH, SIZE = 4, 4 * 75 + 3
@@ -66,6 +67,18 @@ def test_rows_of_like_length_share_a_batch_and_batches_come_in_a_drawn_order():
     assert like_lengths(torch.ones(6, dtype=torch.long), 6, 0).tolist() == list(range(6)), "equals keep their order"
 
 
+def test_rows_that_fill_no_batch_come_last_and_are_of_any_like_length():
+    lengths = torch.tensor([5, 1, 9, 2, 8, 2, 7, 3])
+    seen = set()
+    for key in range(40):
+        order = lengths[like_lengths(lengths, 3, key)].tolist()
+        assert sorted(order) == sorted(lengths.tolist())
+        seen.add(tuple(order[6:]))
+        assert {tuple(order[:3]), tuple(order[3:6])} <= {(1, 2, 2), (3, 5, 7), (2, 3, 5), (7, 8, 9), (5, 7, 8)}
+    assert len(seen) == 3
+    assert sorted(like_lengths(lengths[:2], 3, 0).tolist()) == [0, 1], "nothing but a short batch"
+
+
 @MAKERS
 def test_each_window_has_the_rows_it_would_have_unsorted(make):
     grouped, plain = make(), make()
@@ -92,7 +105,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(make):
 @MAKERS
 def test_ranks_slices_concatenate_to_the_batch_of_one_process(make):
     alone = list(make().steps(0, 80))
-    ranks = [make(rank=rank, world_size=2).steps(0, 80) for rank in (0, 1)]
+    ranks = [make(share=(rank, 2)).steps(0, 80) for rank in (0, 1)]
     assert [list(chain(*shares)) for shares in zip(*ranks, strict=True)] == alone
 
 

@@ -10,12 +10,12 @@ from isthmus.data.collate import Row, collate
 from isthmus.data.loader import (
     EvaluationRows,
     TrainingRows,
-    Workers,
     crop_draws,
     evaluation_loader,
     make_loader,
 )
 from isthmus.data.sampler import CounterSampler, Visit
+from isthmus.data.workers import Workers
 from isthmus.errors import DataError, StoreError
 from isthmus.fingerprint import text_identity
 from isthmus.records import Example, Text
@@ -53,7 +53,7 @@ def assert_equal(left, right):
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         assert a.captions == b.captions
-        assert torch.equal(a.vision, b.vision) and torch.equal(a.index, b.index)
+        assert torch.equal(a.vision, b.vision) and torch.equal(a.index, b.index) and torch.equal(a.epoch, b.epoch)
         assert torch.equal(a.text.ids, b.text.ids) and torch.equal(a.text.mask, b.text.mask)
         assert torch.equal(a.identity.image, b.identity.image)
         assert torch.equal(a.identity.caption, b.identity.caption)
@@ -102,7 +102,7 @@ def test_resume_in_any_epoch_continues_the_run():
 
 def test_two_ranks_concatenate_to_one_process():
     alone = batches()
-    left, right = (batches(rank=rank, world_size=2) for rank in (0, 1))
+    left, right = (batches(share=(rank, 2)) for rank in (0, 1))
     for whole, a, b in zip(alone, left, right, strict=True):
         assert whole.captions == a.captions + b.captions
         assert torch.equal(whole.vision, torch.cat([a.vision, b.vision]))
@@ -183,6 +183,9 @@ def test_another_row_of_the_same_source_stands_in_for_a_broken_one():
             assert (old == new) or old in (1, 4, 8)
             assert after.captions[row] in SOURCE[new].captions
             assert after.identity.image[row] == text_identity(SOURCE[new].image_id)
+            assert torch.equal(after.vision[row], look(SOURCE[new], new, int(after.epoch[row]))), (
+                "found again by its keys"
+            )
             replaced += old != new
     assert replaced >= 6
 
@@ -194,7 +197,7 @@ def test_workers_give_the_same_rows_in_place_of_broken_ones(workers):
 
 def test_resume_and_ranks_give_the_same_rows_in_place_of_broken_ones():
     assert_equal(refilled(start=3), refilled()[3:])
-    left, right = (refilled(rank=rank, world_size=2) for rank in (0, 1))
+    left, right = (refilled(share=(rank, 2)) for rank in (0, 1))
     for whole, a, b in zip(refilled(), left, right, strict=True):
         assert whole.captions == a.captions + b.captions
 

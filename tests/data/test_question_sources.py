@@ -1,6 +1,7 @@
 """Texts that answer questions: how each kind of source has them, what is refused, and which pair is drawn."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -11,11 +12,12 @@ from pyarrow import parquet
 
 from isthmus.data.collate import Row, collate
 from isthmus.data.folder import ImageFolder
-from isthmus.data.loader import EvaluationRows, TrainingRows, Workers, evaluation_loader, make_loader
+from isthmus.data.loader import EvaluationRows, TrainingRows, evaluation_loader, make_loader
 from isthmus.data.mixture import Mixture, Part
 from isthmus.data.questions import check_questions
 from isthmus.data.sampler import CounterSampler, Visit
 from isthmus.data.table import Columns, TableSource
+from isthmus.data.workers import Workers
 from isthmus.errors import DataError
 from isthmus.records import Example, Text
 
@@ -180,7 +182,8 @@ def test_evaluation_begins_with_the_first_question():
 def test_a_batch_without_questions_has_none_and_a_mixed_one_is_a_fault():
     row = Row(torch.zeros(1), "x", "1", 1)
     batch = collate([row, row], tokenize=tokenize)
-    assert batch.questions is None and batch.instruction is None
+    assert batch.questions is None and batch.instruction is None and batch.to("meta").counted is None
+    assert replace(batch, counted=torch.tensor([True, False])).to("meta").counted.device.type == "meta"
     with pytest.raises(AssertionError):
         collate([row, Row(torch.zeros(1), "x", "1", 1, question="y")], tokenize=tokenize)
 

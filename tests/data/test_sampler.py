@@ -1,9 +1,12 @@
 from itertools import chain, pairwise
+from pathlib import Path
 
 import pytest
 
-from isthmus.data.sampler import CounterSampler, Drawn, MixtureSampler, sequential_batches
+from isthmus.data.lengths import CaptionLengths
+from isthmus.data.sampler import WINDOW, CounterSampler, Drawn, MixtureSampler, sequential_batches
 from isthmus.errors import ConfigError, DataError
+from isthmus.records import Example
 
 
 def test_an_epoch_sees_each_row_at_most_once_and_drops_the_short_batch():
@@ -24,9 +27,7 @@ def test_order_is_a_function_of_seed_and_epoch():
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_slices_concatenate_to_the_batch_of_one_process(world_size):
     alone = list(CounterSampler(13, 4, seed=1).epoch_batches(2))
-    ranks = [
-        CounterSampler(13, 4, seed=1, rank=rank, world_size=world_size).epoch_batches(2) for rank in range(world_size)
-    ]
+    ranks = [CounterSampler(13, 4, seed=1, share=(rank, world_size)).epoch_batches(2) for rank in range(world_size)]
     assert [list(chain(*shares)) for shares in zip(*ranks, strict=True)] == alone
 
 
@@ -51,7 +52,7 @@ def test_a_source_below_one_batch_is_refused():
 
 def test_a_batch_that_ranks_cannot_share_is_refused():
     with pytest.raises(ConfigError, match=r"global batch of 6 rows cannot be shared evenly by 4 processes"):
-        CounterSampler(30, 6, seed=0, world_size=4)
+        CounterSampler(30, 6, seed=0, share=(0, 4))
 
 
 def test_sequential_order_keeps_the_short_batch():
@@ -60,12 +61,12 @@ def test_sequential_order_keeps_the_short_batch():
 
 
 def test_sequential_ranks_see_each_row_once():
-    shares = [list(sequential_batches(5, 2, rank=rank, world_size=2)) for rank in (0, 1)]
+    shares = [list(sequential_batches(5, 2, share=(rank, 2))) for rank in (0, 1)]
     assert shares == [[[0, 1]], [[2, 3], [4]]]
 
 
 def test_every_row_of_a_run_has_its_own_place_on_any_rank():
-    ranks = [list(CounterSampler(7, 4, seed=5, rank=rank, world_size=2).steps(0, 5)) for rank in (0, 1)]
+    ranks = [list(CounterSampler(7, 4, seed=5, share=(rank, 2)).steps(0, 5)) for rank in (0, 1)]
     places = (
         [[visit.place for visit in visits] for visits in ranks[0]],
         [[v.place for v in visits] for visits in ranks[1]],
@@ -120,7 +121,7 @@ def test_a_mixtures_order_is_keyed_shared_by_ranks_and_resumed_anywhere():
     alone = list(MixtureSampler(PARTS, 4, seed=3).steps(0, 30))
     assert alone == list(MixtureSampler(PARTS, 4, seed=3).steps(0, 30))
     assert alone != list(MixtureSampler(PARTS, 4, seed=4).steps(0, 30))
-    left, right = (list(MixtureSampler(PARTS, 4, seed=3, rank=rank, world_size=2).steps(0, 30)) for rank in (0, 1))
+    left, right = (list(MixtureSampler(PARTS, 4, seed=3, share=(rank, 2)).steps(0, 30)) for rank in (0, 1))
     assert [a + b for a, b in zip(left, right, strict=True)] == alone
     for start in range(30):
         assert list(MixtureSampler(PARTS, 4, seed=3).steps(start, 30)) == alone[start:]
@@ -129,3 +130,73 @@ def test_a_mixtures_order_is_keyed_shared_by_ranks_and_resumed_anywhere():
 def test_sources_are_mixed_within_an_epoch():
     first, *_ = MixtureSampler([(100, 1.0), (100, 1.0)], 50, seed=0).epoch_batches(0)
     assert 10 < sum(visit.row < 100 for visit in first) < 40
+
+
+def kept(length, share=(0, 1), *, mixed=False, by_length=False, batch=6):
+    """A sampler that keeps what does not fill an epoch's last batch."""
+    texts = [Example(Path(), "", ("x" * (7 * row % 40),)) for row in range(length)]
+    lengths = CaptionLengths(texts, 3) if by_length else None
+    if mixed:
+        parts = [(length - length // 3, 1.0), (length // 3, 2.0)]
+        return MixtureSampler(parts, batch, seed=3, share=share, lengths=lengths, keep_last=True)
+    return CounterSampler(length, batch, seed=3, share=share, lengths=lengths, keep_last=True)
+
+
+KINDS = pytest.mark.parametrize(
+    "kind", [{}, {"mixed": True}, {"by_length": True}, {"mixed": True, "by_length": True}], ids=str
+)
+
+
+@KINDS
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("length", [3, 5, 6, 12, 13, 14, 15, 16, 17, 6 * WINDOW + 8])
+def test_of_batches_that_are_kept_each_row_counts_once_on_any_number_of_ranks(length, world_size, kind):
+    """Lengths that leave ranks empty among them: of 13 rows the last batch has one."""
+    for epoch in (0, 1):
+        alone = list(kept(length, **kind).epoch_batches(epoch))
+        assert [len(batch) for batch in alone] == [min(6, length - first) for first in range(0, length, 6)]
+        assert {visit.counted for batch in alone for visit in batch} == {None}
+        if not kind.get("mixed"):
+            assert sorted(visit.row for batch in alone for visit in batch) == list(range(length))
+        ranks = [kept(length, (rank, world_size), **kind).epoch_batches(epoch) for rank in range(world_size)]
+        for whole, *shares in zip(alone, *ranks, strict=True):
+            counts = [sum(visit.counted is not False for visit in share) for share in shares]
+            assert counts == sorted(counts, reverse=True) and counts[0] - counts[-1] <= 1 and sum(counts) == len(whole)
+            assert {len(share) for share in shares} == {counts[0]}, "collectives are of one size"
+            marks = {visit.counted is None for share in shares for visit in share}
+            assert marks == {len(whole) % world_size == 0}, "all ranks have a mask, or none has"
+            own = [[visit for visit in share if visit.counted is not False] for share in shares]
+            assert [visit._replace(counted=None) for visit in chain(*own)] == whole
+            for mine, share in zip(own, shares, strict=True):
+                copied = [*mine, whole[0]][0]._replace(counted=False)
+                assert share[len(mine) :] == [copied] * (len(share) - len(mine))
+
+
+@KINDS
+@pytest.mark.parametrize("steps", [0, 1, 3, 7, 8, 9, 24, 50])
+def test_what_was_drawn_is_counted_where_batches_are_kept(steps, kind):
+    edges = [0, 30, 45] if kind.get("mixed") else [0, 45]
+    assert kept(45, **kind).batches_per_epoch == 8
+    for rank in (0, 1):
+        assert kept(45, (rank, 2), **kind).drawn(steps) == counted(kept(45, **kind), steps, edges)
+
+
+@KINDS
+def test_kept_batches_are_found_again_from_any_step(kind):
+    whole = list(kept(45, **kind).steps(0, 25))
+    assert len({visit.place for visits in whole for visit in visits}) == 3 * 45 + 6
+    for start in range(26):
+        assert list(kept(45, **kind).steps(start, 25)) == whole[start:]
+
+
+def test_where_batches_are_kept_a_mixture_s_epoch_has_all_rows():
+    by_size = MixtureSampler([(5, 5.0), (9, 9.0)], 4, seed=3, keep_last=True)
+    assert by_size.quotas == [5, 9]
+    for epoch in range(3):
+        rows = [visit.row for visits in by_size.epoch_batches(epoch) for visit in visits]
+        assert sorted(rows) == list(range(14))
+
+
+def test_a_source_without_rows_is_refused_all_the_same():
+    with pytest.raises(DataError, match=r"has 0 rows"):
+        kept(0)

@@ -4,8 +4,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from isthmus.data.loader import Workers
 from isthmus.data.screen import verdicts, why_unreadable
+from isthmus.data.workers import Workers
 
 
 def bomb():

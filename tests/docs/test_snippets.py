@@ -149,6 +149,7 @@ def world(tmp_path_factory):
     for stage in (1, 2):
         config = tiny_config(place, stage, data={"train": source, "evaluation": source})
         update_provenance(place / f"stage{stage}" / "bridge", {"config": config.model_dump(mode="json")})
+    (place / "stage1" / "log.jsonl").write_text('{"start": "from a BERT"}\n{"step": 2, "itc": 1.0}\n{"st')
     return place
 
 

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 
@@ -10,8 +11,9 @@ from safetensors.torch import load_file
 
 from isthmus.data.broken import BrokenPictures
 from isthmus.data.hashes import picture_hashes
-from isthmus.data.loader import Workers, crop_draws
-from isthmus.errors import DataError, StoreError
+from isthmus.data.loader import crop_draws
+from isthmus.data.workers import Workers
+from isthmus.errors import DataError, StoreError, WorkerError
 from isthmus.features import extract as extraction
 from isthmus.features.encode import Work
 from isthmus.features.extract import extract, planned_bytes
@@ -327,3 +329,10 @@ def test_the_share_of_broken_pictures_counts_every_copy(pictures, tmp_path):
     with pytest.raises(DataError, match=r"3 of 15 pictures cannot be read, more than the share of 0\.19"):
         work = tolerant(tmp_path / "run", rate=0.19)
         extract(pictures * 3, FakeEncoder(), folder=tmp_path / "s", views=Views(), work=work)
+
+
+def test_a_worker_that_ends_is_named_with_its_picture(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("isthmus.features.encode.open_image", lambda _: os._exit(1))
+    words = rf"^loading worker 0 \(pid \d+\) ended with exit code 1; it had last begun {pictures[0]}: free memory"
+    with pytest.raises(WorkerError, match=words):
+        extract(pictures, FakeEncoder(), folder=tmp_path / "store", views=Views(), work=Work(workers=Workers(1)))

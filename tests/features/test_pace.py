@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from isthmus.data.loader import Workers
+from isthmus.data.workers import Workers
 from isthmus.features import pace
 from isthmus.features.encode import Work
 from isthmus.features.extract import extract

@@ -8,8 +8,9 @@ from PIL import Image
 
 from isthmus.data.collate import Text
 from isthmus.data.hashes import picture_hashes
-from isthmus.data.loader import EvaluationRows, TrainingRows, Workers, evaluation_loader, make_loader
+from isthmus.data.loader import EvaluationRows, TrainingRows, evaluation_loader, make_loader
 from isthmus.data.sampler import CounterSampler
+from isthmus.data.workers import Workers
 from isthmus.errors import DataError, StoreError
 from isthmus.features import extract as extraction
 from isthmus.features.extract import extract
@@ -168,6 +169,19 @@ def test_batches_from_a_store_are_the_same_for_any_number_of_workers(pictures, t
         for row, index in zip(batch.vision, batch.index, strict=True)
     }
     assert views == {0, 1}
+
+
+def test_rows_are_read_again_by_the_keys_of_their_batch(pictures, tmp_path):
+    store = extract(pictures, FakeEncoder(), folder=tmp_path / "store", views=Views(count=3))
+    source = [Example(path, path.name, ("x",)) for path in pictures]
+    look = StoredLook(store, source, seed=3)
+    rows, sampler = TrainingRows(source, look, seed=3), CounterSampler(5, 2, seed=3)
+    batches = list(make_loader(rows, sampler, steps=range(12), tokenize=tokenize))
+    for batch in batches:
+        assert torch.equal(look.again(batch.index, batch.epoch), batch.vision)
+    assert {epoch for batch in batches for epoch in batch.epoch.tolist()} == set(range(6))
+    later = [torch.equal(look.again(batch.index, batch.epoch + 1), batch.vision) for batch in batches]
+    assert not all(later), "the epoch chooses the view"
 
 
 def test_evaluation_sees_the_centre(pictures, tmp_path):

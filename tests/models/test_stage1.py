@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bridges import DEC, tiny_batch, tiny_bridge
+from bridges import DEC, filled, rows_of, tiny_batch, tiny_bridge
 from isthmus.models import stage1
 from isthmus.models.stage1 import Stage1, Stage1Options
 from isthmus.qformer.masks import bidirectional, multimodal_causal, unimodal
@@ -151,6 +151,33 @@ def test_the_counted_weights_are_the_weights_of_the_losses(batch, policy):
     assert counted["itc"] == 4 and counted["itg"] == 4 + 2 + 3 + 5
 
 
+@pytest.mark.parametrize("progress", [EARLY, LATE], ids=["uniform", "hard"])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_rows_that_do_not_count_change_no_loss_no_gradient_and_no_weight(batch, progress):
+    stage, batch = build(), BATCHES[batch]()
+    few, more = rows_of(batch, slice(0, 3)), filled(batch, range(3), 5)
+    expected = stage(few, progress)
+    wanted = gradients(stage, sum(term.sum for _, term in expected))
+    found = stage(more, progress)
+    for name, gradient in gradients(stage, sum(term.sum for _, term in found)).items():
+        scale = max(1.0, wanted[name].abs().max().item())
+        assert torch.allclose(gradient, wanted[name], atol=1e-11 * scale, rtol=0), name
+    for name, term in expected:
+        assert found[name].sum.item() == pytest.approx(term.sum.item(), abs=1e-12), name
+        weights = {stage.count(rows, progress)[name].item() for rows in (few, more)}
+        assert {found[name].weight.item(), term.weight.item()} == weights, name
+
+
+def test_where_no_row_counts_losses_weights_and_gradients_are_nothing(drawn):
+    stage, batch = build(), filled(tiny_batch(), range(0), 3)
+    losses, counted = stage(batch, LATE), stage.count(batch, LATE)
+    assert {name: (term.sum.item(), term.weight.item()) for name, term in losses} == dict.fromkeys(counted, (0, 0))
+    assert {weight.item() for weight in counted.values()} == {0}
+    assert [negatives.index.tolist() for _, _, negatives in drawn] == [[0, 1, 2]] * 2
+    for name, gradient in gradients(stage, sum(term.mean() for _, term in losses)).items():
+        assert not gradient.any(), name
+
+
 def test_negatives_are_uniform_first_and_by_similarity_after(drawn):
     stage, batch = build(uniform_share=0.5), tiny_batch()
     for progress in (0.0, 0.49):
@@ -180,14 +207,13 @@ def test_draws_are_keyed_by_seed_epoch_direction_and_source_row(drawn):
 
 @pytest.mark.parametrize(("gather", "reaches"), [("exact", True), ("detached", False)])
 def test_a_detached_gather_gives_no_gradient_to_the_other_side(gather, reaches):
-    stage, batch = build(gather=gather), tiny_batch()
+    stage = build(gather=gather)
     image = torch.randn(4, 2, 8, dtype=torch.float64, requires_grad=True)
     text = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
-    contrast = stage._contrast(image, text, batch.identity)
-    contrast.image_text.sum().backward()
+    stage.contrast(stage.embed(image, text)).image_text.sum().backward()
     assert image.grad.any() and (text.grad is not None) == reaches
     image.grad = text.grad = None
-    stage._contrast(image, text, batch.identity).text_image.sum().backward()
+    stage.contrast(stage.embed(image, text)).text_image.sum().backward()
     assert text.grad.any() and (image.grad is not None) == reaches
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bridges import DEC, tiny_batch, tiny_bridge
+from bridges import DEC, filled, rows_of, tiny_batch, tiny_bridge
 from fakes import tiny_clip_folder, tiny_llama_folder, tiny_t5_folder
 from isthmus.fingerprint import module_fingerprint
 from isthmus.language.decoder_only import DecoderOnlyLLM
@@ -136,3 +136,24 @@ def test_only_the_bridge_gets_gradients_through_an_encoder_decoder(t5):
     assert all(parameter.grad is not None for parameter in stage.bridge.parameters())
     assert all(parameter.grad is None for parameter in t5.parameters())
     assert not any(module.training for module in t5.modules()) and module_fingerprint(t5) == before
+
+
+@pytest.mark.parametrize("kind", ["llm", "t5"])
+def test_rows_that_do_not_count_change_no_loss_no_gradient_and_no_weight(kind, request):
+    stage, batch = stage2(request.getfixturevalue(kind)), tiny_batch(captions=[1, 22, 333, 4444])
+    few, more = rows_of(batch, slice(0, 2)), filled(batch, range(2), 4)
+    term, found = stage(few, STEP)["lm"], stage(more, STEP)["lm"]
+    assert found.sum.item() == pytest.approx(term.sum.item(), rel=1e-9)
+    assert found.weight == term.weight == stage.count(more, STEP)["lm"] == stage.count(few, STEP)["lm"]
+    expected = torch.autograd.grad(term.mean(), list(stage.bridge.parameters()))
+    for one, other in zip(expected, torch.autograd.grad(found.mean(), list(stage.bridge.parameters())), strict=True):
+        assert torch.allclose(other, one, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["llm", "t5"])
+def test_where_no_row_counts_there_is_no_loss_and_every_gradient_is_there_and_zero(kind, request):
+    stage, batch = stage2(request.getfixturevalue(kind)), filled(tiny_batch(), range(0), 2)
+    term = stage(batch, STEP)["lm"]
+    assert (term.sum.item(), term.weight.item(), stage.count(batch, STEP)["lm"].item()) == (0, 0, 0)
+    term.mean().backward()
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in stage.bridge.parameters())

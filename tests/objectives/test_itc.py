@@ -108,3 +108,33 @@ def test_unequal_ranks_sum_to_the_whole_batch():
     whole, parts = part(slice(0, 5)), [part(slice(0, 1)), part(slice(1, 5))]
     assert sum(p.sum for p in parts).item() == pytest.approx(whole.sum.item())
     assert sum(p.weight for p in parts) == whole.weight
+
+
+def test_rows_that_do_not_count_are_no_candidates_and_weigh_nothing():
+    image, text = random_features(torch.Generator().manual_seed(3), 6)
+    thing, counts = torch.tensor([0, 1, 0, 2, 0, 1]), torch.tensor([True, True, True, False, True, False])
+    similarity = image_to_text(image, text), text_to_image(text, image)
+    same, counted = thing[:, None] == thing, counts[:, None] & counts
+    term = itc(*similarity, same=same, temperature=ONE * 0.07, smoothing=0.1, counted=counted)
+    assert term.weight == 4
+    few = image[counts], text[counts]
+    expected = slow_itc(*few, *few, same[counts][:, counts], 0.07, 0.1)
+    assert term.sum.item() == pytest.approx(expected, abs=1e-12 * abs(expected))
+
+
+def test_only_the_candidates_that_count_get_a_gradient():
+    similarity = torch.randn(3, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64).requires_grad_()
+    counted = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 1]]) > 0
+    term = itc(similarity, similarity, same=torch.eye(4)[:3] > 0, temperature=ONE, smoothing=0.1, counted=counted)
+    assert term.weight == 2
+    term.sum.backward()
+    assert torch.equal(similarity.grad != 0, counted)
+
+
+def test_where_no_row_counts_the_loss_is_nothing_over_nothing():
+    similarity = torch.randn(2, 3, dtype=torch.float64).requires_grad_()
+    none = torch.zeros(2, 3) > 0
+    term = itc(similarity, similarity, same=torch.eye(3)[:2] > 0, temperature=ONE, smoothing=0.1, counted=none)
+    assert (term.sum.item(), term.weight.item(), term.mean().item()) == (0, 0, 0)
+    term.sum.backward()
+    assert not similarity.grad.any()

@@ -79,3 +79,11 @@ def test_rows_without_a_label_never_reach_the_head():
     rows, labels = labelled(states, next_tokens(IDS, MASK))
     assert rows.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert labels.tolist() == [1, 2, 0]
+
+
+def test_no_row_at_all_is_zero_over_zero_with_a_gradient():
+    logits = torch.randn(0, 5, dtype=torch.float64).requires_grad_()
+    term = itg(logits, torch.zeros(0, dtype=torch.long), smoothing=0.1)
+    assert (term.sum.item(), term.weight.item(), term.mean().item()) == (0, 0, 0)
+    term.sum.backward()
+    assert logits.grad.shape == (0, 5)

@@ -9,11 +9,11 @@ from isthmus.randomness import gumbel
 KEY = NegativeKey(seed=3, epoch=1, direction=IMAGES_FOR_TEXT)
 
 
-def draw(log_weight, same, *, anchors=None, candidates=None, key=KEY):
+def draw(log_weight, same, *, anchors=None, candidates=None, key=KEY, offset=0):
     rows, total = log_weight.shape
     anchors = torch.arange(rows) if anchors is None else anchors
     candidates = torch.arange(total) if candidates is None else candidates
-    return draw_negatives(log_weight, same=same, anchors=anchors, candidates=candidates, key=key)
+    return draw_negatives(log_weight, same=same, anchors=anchors, candidates=candidates, key=key, offset=offset)
 
 
 def test_the_only_other_thing_is_drawn():
@@ -30,6 +30,8 @@ def test_without_a_candidate_the_row_keeps_itself_and_weighs_nothing():
     assert negatives.weight.tolist() == [0, 0, 0]
     alone = draw(torch.zeros(1, 1), torch.ones(1, 1) > 0)
     assert (alone.index.tolist(), alone.weight.tolist()) == ([0], [0])
+    later = draw(torch.zeros(2, 5), torch.ones(2, 5) > 0, offset=3)
+    assert (later.index.tolist(), later.weight.tolist()) == ([3, 4], [0, 0])
 
 
 def test_a_same_thing_is_never_drawn_however_similar():

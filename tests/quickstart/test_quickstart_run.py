@@ -5,7 +5,8 @@ import pytest
 
 from isthmus.build.run import RECORD
 from isthmus.build.workshop import Workshop
-from isthmus.checkpoints.native import CONFIG, MARKER, WEIGHTS
+from isthmus.checkpoints.native import CONFIG, WEIGHTS
+from isthmus.checkpoints.sealed import MARKER
 from isthmus.config.run import check
 from isthmus.quickstart.phases import Phases
 from isthmus.quickstart.plan import StepPlan, read_plan

@@ -4,7 +4,8 @@ import pytest
 
 from isthmus.build.chosen_ranking import ChosenRanking
 from isthmus.checkpoints.card import model_card
-from isthmus.checkpoints.native import CARD, MARKER, WEIGHTS, read_provenance, write_bridge
+from isthmus.checkpoints.native import CARD, WEIGHTS, read_provenance, write_bridge
+from isthmus.checkpoints.sealed import MARKER
 from isthmus.quickstart import score
 from isthmus.quickstart.logs import read_curves, step_seconds
 from isthmus.quickstart.run import Order, Quickstart
@@ -72,6 +73,8 @@ LOG = """{"time": 1, "start": "an earlier run"}
 {"time": 2, "start": "the last run"}
 {"step": 20, "itc": 4.0, "itm": 0.6, "itg": 7.0, "seconds_per_step": 1.0}
 {"step": 20, "evaluation": {}}
+{"step": 40, "itc": 8.0, "itm": 0.8, "itg": 8.0, "seconds_per_step": 8.0}
+{"resume": {"step": 20}}
 {"step": 40, "itc": 2.0, "itm": 0.5, "itg": 5.0, "seconds_per_step": 3.0}
 {"step": 60, "itc": 1.0, "itm": 0.4, "itg": 3.0, "seconds_per_step": 1.5}
 {"step": 80, "itc": 0.5, "it"""

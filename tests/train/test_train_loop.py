@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,15 @@ from torch import nn
 
 from bridges import DEC, rows_of, tiny_batch, tiny_bridge
 from isthmus.data.sampler import CounterSampler
-from isthmus.errors import UserError
+from isthmus.errors import DataError, UserError
 from isthmus.models.stage1 import Stage1
 from isthmus.records import Losses, Term
-from isthmus.train.loop import Hooks, Plan, Trainer
+from isthmus.train import loop
+from isthmus.train.hooks import Hooks
+from isthmus.train.loop import Trainer
 from isthmus.train.optimizer import AdamW, Rates, make_optimizer
+from isthmus.train.plan import Plan
+from isthmus.train.stopping import Stopped, Stopping
 from isthmus.train.tracking import JsonLines, Reporter
 
 PLAN = Plan(
@@ -32,6 +37,8 @@ PLAN = Plan(
     log_every=2,
     evaluate_every=3,
     save_every=None,
+    save_seconds=None,
+    stop_after_skipped=2,
 )
 
 
@@ -73,7 +80,8 @@ def hooks(tmp_path, told):
         score = evaluate or (lambda: calls.append("evaluate") or {"R@1": 50.0})
         reporter = Reporter("", PLAN.steps, silent=True)
         reporter.say = told.append
-        return Hooks(score, str, lambda number: calls.append(f"save {number}"), log, reporter)
+        save = lambda number: calls.append(f"save {number}")  # noqa: E731
+        return Hooks(score, str, save, lambda number, _: calls.append(f"scored {number}"), log, reporter)
 
     with JsonLines(tmp_path / "log.jsonl") as log:
         yield hooks
@@ -100,7 +108,7 @@ def test_every_evaluation_is_told_in_a_line(hooks, told):
     trainer = make_trainer(Quadratic(), replace(PLAN, steps=4, evaluate_every=2))
     trainer.run([tiny_batch()] * 4, hooks())
     assert told == [f"held-out pictures, step {step}: {{'R@1': 50.0}}" for step in (2, 4)]
-    trainer.run([tiny_batch()] * 4, hooks(evaluate=dict))
+    make_trainer(Quadratic(), trainer.plan).run([tiny_batch()] * 4, hooks(evaluate=dict))
     assert len(told) == 2  # nothing is held out
 
 
@@ -142,10 +150,10 @@ def test_a_gradient_that_is_not_finite_leaves_everything_as_it_was_and_is_counte
     assert all(torch.equal(a, b) for a, b in zip(weights(stage), before, strict=True))
     for parameter, state in trainer.raw_optimizer.state.items():
         assert all(torch.equal(state[name], value) for name, value in moments[id(parameter)].items())
-    assert trainer.skipped == 1
     trainer.step([good], 2)
     assert not any(torch.equal(a, b) for a, b in zip(weights(stage), before, strict=True))
-    assert trainer.skipped == 1
+    assert trainer.skips.read() == [{"step": 2, "skipped_rows": bad.index.tolist()}]
+    assert (trainer.skips.total, trainer.skips.in_a_row, trainer.skips.read()) == (1, 0, [])
 
 
 def test_the_first_step_may_be_skipped_too():
@@ -162,7 +170,7 @@ def test_lines_of_the_log_and_the_order_of_the_hooks(tmp_path, hooks):
     calls, plan = [], replace(PLAN, save_every=3, warmup=4)
     found = make_trainer(Quadratic(), plan).run([tiny_batch()] * 6, hooks(calls))
     assert found == {"R@1": 50.0}
-    assert calls == ["save 3", "evaluate", "save 6", "evaluate"], "saved before scored"
+    assert calls == ["save 3", "evaluate", "scored 3", "save 6", "evaluate", "scored 6"], "saved before scored"
     lines = read(tmp_path / "log.jsonl")
     assert [(line["step"], "evaluation" in line) for line in lines] == [
         (2, False),
@@ -172,8 +180,17 @@ def test_lines_of_the_log_and_the_order_of_the_hooks(tmp_path, hooks):
         (6, True),
     ]
     assert lines[1]["evaluation"] == {"R@1": 50.0}
-    assert set(lines[0]) == {"time", "step", "lm", "gradient_norm", "lr", "skipped", "seconds_per_step"}
-    assert lines[0]["lr"] == pytest.approx(0.05 * 3 / 4), "the rate of the step that comes next"
+    assert set(lines[0]) == {
+        "time",
+        "step",
+        "lm",
+        "gradient_norm",
+        "lr",
+        "skipped",
+        "seconds_per_step",
+        "pairs_per_second",
+    }
+    assert lines[0]["lr"] == pytest.approx(0.05 * 2 / 4), "the rate of the step"
     assert lines[0]["skipped"] == 0
 
 
@@ -185,18 +202,113 @@ def test_an_evaluation_that_fails_takes_nothing_away(hooks):
 
     with pytest.raises(UserError, match="all captions"):
         make_trainer(Quadratic(), replace(PLAN, evaluate_every=None)).run([tiny_batch()] * 6, hooks(calls, fail))
-    assert calls == ["save 6"]
+    assert calls == ["save 6", "save 6"], "what was not saved yet is saved before the error"
 
 
 def test_a_run_that_only_skips_ends_and_saves_nothing_more(tmp_path, hooks):
     batch, calls = tiny_batch(), []
     bad = replace(batch, vision=batch.vision * math.nan)
-    with pytest.raises(UserError, match=r"the last 2 steps up to step 4 were skipped.*lower train.lr"):
+    with pytest.raises(UserError, match=r"the last 3 steps up to step 4 were skipped.*lower train.lr"):
         make_trainer(Quadratic(), replace(PLAN, save_every=2)).run([batch, bad, bad, bad], hooks(calls))
-    assert calls == ["save 2", "evaluate"]
-    lines = [line for line in read(tmp_path / "log.jsonl") if "lm" in line]
-    assert [(line["step"], line["skipped"]) for line in lines] == [(2, 1), (4, 3)]
-    assert math.isfinite(lines[0]["lm"]), "a loss that is not finite does not spoil the mean"
+    assert calls == ["save 2", "evaluate", "scored 3"]
+    lines = read(tmp_path / "log.jsonl")
+    assert [(line["step"], line["skipped"]) for line in lines if "lm" in line] == [(2, 1), (4, 3)]
+    assert all(math.isnan(line["lm"]) for line in lines if "lm" in line), "the log shows it"
+    rows = bad.index.tolist()
+    assert [(line["step"], line["skipped_rows"]) for line in lines if "skipped_rows" in line] == [
+        (number, rows) for number in (2, 3, 4)
+    ]
+
+
+def test_fewer_steps_in_a_row_than_allowed_are_passed_over(hooks):
+    batch = tiny_batch()
+    bad = replace(batch, vision=batch.vision * math.nan)
+    trainer = make_trainer(Quadratic(), replace(PLAN, stop_after_skipped=3))
+    trainer.run([bad, bad, batch, bad, bad, batch], hooks())
+    assert (trainer.done, trainer.skips.total, trainer.skips.in_a_row) == (6, 4, 0)
+
+
+class Hearing(Stopping):
+    """Hears a signal when it is told to, as if a handler had been called."""
+
+    def hear(self, number=signal.SIGTERM):
+        self._hear(number, None)
+
+
+def test_a_wish_to_end_is_granted_after_the_step_in_progress(hooks):
+    calls, stage, stopping = [], Quadratic(), Hearing()
+    trainer = make_trainer(stage)
+    stage.register_forward_hook(lambda *_: stopping.hear() if len(stage.steps) == 4 else None)
+    with pytest.raises(Stopped, match="after step 4 of 6") as stopped:
+        trainer.run([tiny_batch()] * 6, hooks(calls), stopping)
+    assert (trainer.done, stopped.value.number) == (4, signal.SIGTERM)
+    assert calls == ["evaluate", "scored 3", "save 4"]
+
+
+def test_a_step_that_accumulates_is_left_at_the_next_micro_batch_and_its_gradient_dropped(hooks):
+    calls, stage, stopping = [], Quadratic(), Hearing()
+    trainer = make_trainer(stage, replace(PLAN, accumulation=3, evaluate_every=None))
+    stage.register_forward_hook(lambda *_: stopping.hear() if len(stage.steps) == 5 else None)
+    with pytest.raises(Stopped, match="after step 1 of 6"):
+        trainer.run([tiny_batch()] * 18, hooks(calls), stopping)
+    assert len(stage.steps) == 5 and calls == ["save 1"]
+    assert all(parameter.grad is None for parameter in stage.parameters())
+    alone = make_trainer(Quadratic(), trainer.plan)
+    alone.step([tiny_batch()] * 3, 0)
+    assert all(torch.equal(a, b) for a, b in zip(weights(stage), weights(alone.stage), strict=True))
+    assert trainer.meters.read() == alone.meters.read(), "nor does its loss count"
+
+
+def test_waiting_for_data_and_evaluation_are_left_at_once(hooks):
+    def batches():
+        for number in range(6):
+            if number == 2:
+                stopping.hear()
+                pytest.fail("the wait goes on")
+            yield tiny_batch()
+
+    calls, stopping = [], Hearing()
+    with pytest.raises(Stopped, match="after step 2 of 6"):
+        make_trainer(Quadratic()).run(batches(), hooks(calls), stopping)
+    assert calls == ["save 2"]
+
+    def evaluate():
+        stopping.hear(signal.SIGINT)
+        pytest.fail("the evaluation goes on")
+
+    calls, stopping = [], Hearing()
+    trainer = make_trainer(Quadratic())
+    with pytest.raises(Stopped, match="after step 3 of 6"):
+        trainer.run([tiny_batch()] * 6, hooks(calls, evaluate), stopping)
+    assert calls == ["save 3"] and trainer.scored == 0, "it is made up for when the run goes on"
+
+
+def test_data_that_cannot_be_had_is_told_when_what_was_done_is_saved(hooks):
+    def batches():
+        yield from [tiny_batch()] * 2
+        raise DataError("worker 1 died")
+
+    calls = []
+    with pytest.raises(DataError, match="worker 1 died"):
+        make_trainer(Quadratic()).run(batches(), hooks(calls))
+    assert calls == ["save 2"]
+
+
+def test_time_without_a_checkpoint_calls_for_one(hooks, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            self.now += 1.0
+            return self.now
+
+    monkeypatch.setattr(loop, "time", Clock())
+    calls = []
+    make_trainer(Quadratic(), replace(PLAN, save_seconds=12.0, evaluate_every=None)).run(
+        [tiny_batch()] * 6, hooks(calls)
+    )
+    saved = [call for call in calls if call.startswith("save")]
+    assert 2 <= len(saved) <= 4 and saved[-1] == "save 6"
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -1,6 +1,6 @@
 """Config → sources, feature store and loaders."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,7 @@ from isthmus.config.run import RunConfig
 from isthmus.data.broken import BrokenPictures
 from isthmus.data.folder import ImageFolder
 from isthmus.data.hashes import known_hashes
-from isthmus.data.loader import (
-    EvaluationRows,
-    Loader,
-    Look,
-    TrainingRows,
-    Workers,
-    evaluation_loader,
-    make_loader,
-)
+from isthmus.data.loader import EvaluationRows, Loader, Look, TrainingRows, evaluation_loader, make_loader
 from isthmus.data.mixture import Mixture, Part
 from isthmus.data.questions import check_questions
 from isthmus.data.sampler import CounterSampler
@@ -29,13 +21,14 @@ from isthmus.data.sidecar import SidecarFolder
 from isthmus.data.split import split_by_picture
 from isthmus.data.table import HUB, Columns, TableSource
 from isthmus.data.things import refuse_one_thing
+from isthmus.data.workers import Workers
 from isthmus.errors import DataError
 from isthmus.features.encode import Work
 from isthmus.features.extract import Progress, extract
 from isthmus.features.key import Views, store_key
 from isthmus.features.pixels import PixelLook
 from isthmus.features.store import FeatureStore, StoredLook
-from isthmus.records import Batch, PictureBytes, Source, Text
+from isthmus.records import Batch, Batches, PictureBytes, Source, Text
 from isthmus.vision.encoder import Encoder
 
 Tokenize = Callable[[Sequence[str]], Text]
@@ -159,7 +152,7 @@ class Looks:
         given, prepare = self.config, self.encoder.preprocessing
         return PixelLook(prepare, seed=seed, scale=(given.scale_min, 1.0), flip=given.flip, colour=given.colour)
 
-    def patches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+    def patches(self, batches: Batches) -> Batches:
         """The same batches with patches in them: stored ones as they are, pixels through the frozen encoder."""
         return _Encoded(batches, self.encoder) if self.store is None else batches
 
@@ -173,8 +166,12 @@ def pictures(source: Source) -> list[Path | PictureBytes]:
 class _Encoded:
     """Batches of pixels that the encoder turns into patches on its own device, one batch at a time."""
 
-    batches: Iterable[Batch]
+    batches: Batches
     encoder: Encoder
+
+    def close(self) -> None:
+        """End the processes that load pixels."""
+        self.batches.close()
 
     def __iter__(self) -> Iterator[Batch]:
         device = next(self.encoder.parameters()).device
@@ -195,7 +192,7 @@ def open_looks(
 
     Raises `StoreError` where the store was made with another encoder, other views or another precision.
     """
-    features, broken, workers = config.features, broken_pictures(config), Workers(config.data.workers)
+    features, broken, workers = config.features, broken_pictures(config), _workers(config)
     if features.folder is None:
         return Looks(features, encoder, None, broken, workers)
     folder = Path(features.folder).expanduser()
@@ -210,14 +207,17 @@ def open_looks(
 
 
 def training_loader(
-    source: Mixture, look: Look, config: RunConfig, *, tokenize: Tokenize, broken: BrokenPictures
+    source: Mixture, look: Look, config: RunConfig, *, tokenize: Tokenize, broken: BrokenPictures, start: int = 0
 ) -> tuple[Loader, int]:
-    """This rank's micro-batches of a whole run, and how many there are in an epoch."""
+    """This rank's micro-batches of a run from optimizer step `start` to its end, and how many an epoch has.
+
+    Close the loader at the end: its workers end with it.
+    """
     sampler, tolerant = _sampler(source, config), broken.tolerated
     rows = TrainingRows(source, look, seed=config.seed, refill=tolerant, spans=source.spans)
-    steps, workers = range(config.train.steps * config.train.accumulation), Workers(config.data.workers)
+    steps = range(start * config.train.accumulation, config.train.steps * config.train.accumulation)
     watch = broken if tolerant else None
-    loader = make_loader(rows, sampler, steps=steps, tokenize=tokenize, workers=workers, broken=watch)
+    loader = make_loader(rows, sampler, steps=steps, tokenize=tokenize, workers=_workers(config), broken=watch)
     return loader, sampler.batches_per_epoch
 
 
@@ -234,13 +234,15 @@ def drawn_rows(source: Mixture, config: RunConfig) -> list[dict[str, Any]]:
 
 
 def _sampler(source: Mixture, config: RunConfig) -> CounterSampler:
-    world_size = distributed.world_size()
-    rows = config.train.batch_size * world_size
-    by_length = config.train.group_by_length
-    return source.sampler(rows, seed=config.seed, rank=distributed.rank(), world_size=world_size, by_length=by_length)
+    train, share = config.train, (distributed.rank(), distributed.world_size())
+    rows, keep = train.batch_size * share[1], train.last_batch == "keep"
+    return source.sampler(rows, seed=config.seed, share=share, by_length=train.group_by_length, keep_last=keep)
 
 
-def held_out_loader(source: Source, look: Look, *, tokenize: Tokenize, batch_size: int, workers: int = 0) -> Loader:
+def _workers(config: RunConfig) -> Workers:
+    return Workers(config.data.workers, config.data.timeout)
+
+
+def held_out_loader(source: Source, look: Look, *, tokenize: Tokenize, batch_size: int) -> Loader:
     """Every row of an evaluation source once, in order."""
-    rows = EvaluationRows(source, look)
-    return evaluation_loader(rows, batch_size, tokenize=tokenize, workers=Workers(workers))
+    return evaluation_loader(EvaluationRows(source, look), batch_size, tokenize=tokenize)

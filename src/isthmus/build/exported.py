@@ -35,8 +35,8 @@ from transformers import (
 
 from isthmus.build.pretrained import LoadedBridge, Pretrained
 from isthmus.checkpoints.keymap import CONDITIONAL, INSTRUCT, QFORMER, RETRIEVAL, KeyTable
-from isthmus.checkpoints.native import replacement
 from isthmus.checkpoints.rest import write_rest
+from isthmus.checkpoints.sealed import replacement
 from isthmus.checkpoints.transformers import to_transformers
 from isthmus.errors import CheckpointError, ConfigError
 from isthmus.records import BridgeFile, BridgeSizes

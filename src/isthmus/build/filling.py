@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from isthmus.build.towers import resolve
 from isthmus.checkpoints.keymap import TEMPERATURE, WORDS
-from isthmus.config.run import InitConfig
+from isthmus.config.model import InitConfig
 from isthmus.errors import CheckpointError, ConfigError
 from isthmus.qformer.initialize import draw_random, mlm_head, read_bert
 from isthmus.qformer.text import LanguageHead

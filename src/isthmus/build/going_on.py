@@ -9,9 +9,9 @@ from isthmus.build.filling import Filled, fill_absent
 from isthmus.build.folders import one_bridge
 from isthmus.build.workshop import Tower, check_tower
 from isthmus.checkpoints.keymap import TEMPERATURE, WORDS
-from isthmus.checkpoints.native import MARKER, WEIGHTS, read_bridge
-from isthmus.config.model import BridgeConfig
-from isthmus.config.run import InitConfig
+from isthmus.checkpoints.native import WEIGHTS, read_bridge
+from isthmus.checkpoints.sealed import MARKER
+from isthmus.config.model import BridgeConfig, InitConfig
 from isthmus.errors import CheckpointError, ConfigError
 from isthmus.models.bridge import Bridge
 from isthmus.qformer.tokenizer import QFormerTokenizer

@@ -1,12 +1,15 @@
-"""Config → the optimizer and the plan of a run."""
+"""Config → the optimizer and the plan of a run, and how its patches are read again."""
 
 import torch
 
 from isthmus.build.bridge import BuiltBridge
 from isthmus.build.stages import learning_rates
 from isthmus.config.run import RunConfig
-from isthmus.train.loop import Plan
+from isthmus.data.loader import Look
+from isthmus.features.store import StoredLook
+from isthmus.train.chunked import Reread
 from isthmus.train.optimizer import AdamW, make_optimizer
+from isthmus.train.plan import Plan
 
 
 def optimizer_of(config: RunConfig, built: BuiltBridge) -> torch.optim.AdamW:
@@ -34,4 +37,14 @@ def plan_of(config: RunConfig, batches_per_epoch: int) -> Plan:
         log_every=train.log_every,
         evaluate_every=train.evaluate_every,
         save_every=train.save_every,
+        save_seconds=None if train.save_minutes is None else 60 * train.save_minutes,
+        stop_after_skipped=train.stop_after_skipped,
     )
+
+
+def reread_of(config: RunConfig, look: Look) -> Reread | None:
+    """How the patches of a step's micro-batches are read again, where these are one contrastive batch."""
+    if not config.train.chunked:
+        return None
+    assert isinstance(look, StoredLook)  # the config was refused otherwise
+    return look.again

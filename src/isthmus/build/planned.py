@@ -17,8 +17,8 @@ from isthmus.build.stages import make_prompt
 from isthmus.build.towers import build_encoder, build_llm, resolve
 from isthmus.build.workshop import Tower
 from isthmus.checkpoints.native import outline_bridge
-from isthmus.config.model import BridgeConfig
-from isthmus.config.run import InitConfig, RunConfig
+from isthmus.config.model import BridgeConfig, InitConfig
+from isthmus.config.run import RunConfig
 from isthmus.errors import TowerError
 from isthmus.models.bridge import Bridge
 from isthmus.models.stage1 import Stage1, Stage1Options

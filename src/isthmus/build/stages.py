@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
+from isthmus import distributed
 from isthmus.build.bridge import BuiltBridge, fresh_bridge
 from isthmus.build.going_on import PROJECTION, read_start, stage1_from, stage2_from
 from isthmus.build.workshop import Tower, Workshop
@@ -78,7 +79,8 @@ def learning_rates(train: TrainConfig, built: BuiltBridge) -> Rates:
 def start_projection(stage: Stage2, config: BridgeConfig, batches: Iterable[Batch], *, seed: int) -> None:
     """Start the projection at the scale of the language model's embeddings; least squares looks at some batches.
 
-    Leaves the stage in evaluation mode: the fit must not see dropout.
+    All processes fit on the rows of all, so that their number changes nothing. Leaves the stage in evaluation mode: the
+    fit must not see dropout.
     """
     projection = stage.bridge.projection
     assert projection is not None
@@ -91,8 +93,12 @@ def start_projection(stage: Stage2, config: BridgeConfig, batches: Iterable[Batc
     states, targets = [], []
     for host in batches:
         batch = host.to(device)
-        states.append(stage.bridge.query_states(batch.vision, batch.instruction).float())
         target = stage.llm.tokenize(batch.captions).to(device)
         weight = target.mask[..., None].float()
-        targets.append((stage.llm.embed(target.ids).float() * weight).sum(1) / weight.sum(1))
+        means = (stage.llm.embed(target.ids).float() * weight).sum(1) / weight.sum(1)
+        read = stage.bridge.query_states(batch.vision, batch.instruction).float()
+        counted = torch.ones_like(batch.index, dtype=torch.bool) if batch.counted is None else batch.counted
+        kept = distributed.gather(counted)
+        states.append(distributed.gather(read, exact=False)[kept])
+        targets.append(distributed.gather(means, exact=False)[kept])
     start_least_squares(projection, torch.cat(states), torch.cat(targets), scale=scale)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from isthmus import distributed
 from isthmus.build.precision import Compute
 from isthmus.config.model import EncoderConfig, LanguageConfig
 from isthmus.errors import ConfigError, TowerError
@@ -134,9 +135,24 @@ def build_llm(
     """Build the frozen language model, of the kind that its own configuration says.
 
     A GGUF file is unpacked once into the cache. `device_map` is transformers' own and places the model in place of
-    `compute.device`; `empty`: without weights, for its sizes. Raises `ConfigError` for a key that this kind does not
-    have.
+    `compute.device`; `empty`: without weights, for its sizes. With `config.sharded` several ranks load it one after the
+    other on a host, and each keeps a share; alone, all of it is kept.
+    Raises `ConfigError` for a key that this kind does not have.
     """
+    if not config.sharded or empty or distributed.world_size() == 1:
+        llm = _language_model(config, prompt, compute, device_map=device_map, empty=empty)
+        return llm.to(compute.device) if device_map is None and not empty else llm
+    with distributed.in_turn():
+        llm = _language_model(config, prompt, compute)
+        llm.share(compute.device)
+    llm.gather_once()
+    return llm
+
+
+def _language_model(
+    config: LanguageConfig, prompt: Prompt, compute: Compute, *, device_map: Any = None, empty: bool = False
+) -> TransformersLLM:
+    """The language model where transformers puts it: on the CPU, unless `device_map` says otherwise."""
     place = resolve(config.weights)
     packed = place.path if place.path is not None and place.path.suffix == ".gguf" else None
     options: dict[str, Any] = {
@@ -162,7 +178,7 @@ def build_llm(
     llm.dropout = config.dropout
     if config.checkpointing:
         llm.recompute()
-    return llm.to(compute.device) if device_map is None and not empty else llm
+    return llm
 
 
 def _kind(config: LanguageConfig, *, encoder_decoder: bool) -> bool:

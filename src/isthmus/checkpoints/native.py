@@ -7,27 +7,34 @@ tokenizer files     the Q-Former's own, where it has a text half
 complete            the sha256 of the two files above, written last
 """
 
-import json
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from isthmus.checkpoints.card import model_card
+from isthmus.checkpoints.sealed import (
+    MARKER,
+    bytes_of,
+    check_sum,
+    load_tensors,
+    read_json,
+    read_sums,
+    recover,
+    replacement,
+    save_tensors,
+    seal,
+    write_json,
+)
 from isthmus.errors import CheckpointError
-from isthmus.files import flush
-from isthmus.fingerprint import file_sha256
 from isthmus.records import BridgeFile, BridgeSizes
 
 FORMAT = 1
-CONFIG, WEIGHTS, MARKER, CARD = "config.json", "model.safetensors", "complete", "README.md"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 def check_model_place(folder: Path) -> None:
@@ -41,10 +48,9 @@ def check_model_place(folder: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return "format_version" in read_json(folder / CONFIG)
     except (OSError, ValueError):
         return (folder / MARKER).is_file()  # damaged, and ours
-    return isinstance(content, dict) and "format_version" in content
 
 
 def write_bridge(
@@ -60,18 +66,22 @@ def write_bridge(
 
     Raises `CheckpointError` when the place cannot be written or holds something that is no model folder.
     """
-    _recover(folder)
+    recover(folder)
     check_model_place(folder)
-    with replacement(folder) as scratch:
-        content = {"format_version": FORMAT, "sizes": asdict(file.sizes), "provenance": file.provenance}
-        _write_json(scratch / CONFIG, content)
-        save_file({name: tensor.contiguous() for name, tensor in file.tensors.items()}, scratch / WEIGHTS)
-        flush(scratch / WEIGHTS)
-        if save_tokenizer is not None:
-            save_tokenizer(scratch)
+    with replacement(folder, bytes_of(file.tensors)) as scratch:
+        lay_bridge(file, scratch, save_tokenizer)
         if card is not None:
             (scratch / CARD).write_text(card, encoding="utf-8")
-        _write_json(scratch / MARKER, {name: file_sha256(scratch / name) for name in (CONFIG, WEIGHTS)})
+        seal(scratch, (CONFIG, WEIGHTS))
+
+
+def lay_bridge(file: BridgeFile, folder: Path, save_tokenizer: Callable[[Path], None] | None) -> None:
+    """Write a bridge's config, weights and tokenizer into a folder that somebody else seals."""
+    content = {"format_version": FORMAT, "sizes": asdict(file.sizes), "provenance": file.provenance}
+    write_json(folder / CONFIG, content)
+    save_tensors(folder / WEIGHTS, file.tensors)
+    if save_tokenizer is not None:
+        save_tokenizer(folder)
 
 
 def update_provenance(folder: Path, values: Mapping[str, Any]) -> None:
@@ -91,8 +101,8 @@ def update_provenance(folder: Path, values: Mapping[str, Any]) -> None:
         if ours:
             (scratch / CARD).unlink()  # the link, not what it leads to
             (scratch / CARD).write_text(model_card(provenance), encoding="utf-8")
-        _write_json(scratch / CONFIG, {**content, "provenance": provenance})
-        _write_json(scratch / MARKER, {**sums, CONFIG: file_sha256(scratch / CONFIG)})
+        write_json(scratch / CONFIG, {**content, "provenance": provenance})
+        seal(scratch, (CONFIG,), known=sums)
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
@@ -118,11 +128,8 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def read_bridge(folder: Path) -> BridgeFile:
     """Read a model folder; raises `CheckpointError` naming what is missing, damaged or of another format."""
     sums, content = _sealed_config(folder)
-    _check_sum(folder / WEIGHTS, sums)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as problem:
-        raise CheckpointError(f"{folder / WEIGHTS} is no readable safetensors file ({problem})") from problem
+    check_sum(folder, WEIGHTS, sums)
+    tensors = load_tensors(folder / WEIGHTS)
     return BridgeFile(_sizes(content["sizes"], folder), tensors, content["provenance"])
 
 
@@ -143,35 +150,25 @@ def outline_bridge(folder: Path) -> BridgeFile:
 
 def _sealed_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The marker's sums and the content of config.json, which is what it was saved as."""
-    _recover(folder)
+    recover(folder)
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}; give the folder of a training run")
     missing = [name for name in (CONFIG, WEIGHTS, MARKER) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder} is no model folder: it lacks {missing[0]}; give the bridge of a training run")
-    sums = _sums(folder / MARKER)
-    _check_sum(folder / CONFIG, sums)
-    content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    sums = read_sums(folder)
+    check_sum(folder, CONFIG, sums)
+    try:
+        content = read_json(folder / CONFIG)
+    except ValueError as problem:
+        raise CheckpointError(f"{folder / CONFIG} is no config of a bridge; give another folder") from problem
     if content.get("format_version") != FORMAT:
         raise CheckpointError(
             f"{folder} has format version {content.get('format_version')}, this isthmus reads {FORMAT}; update isthmus"
         )
+    if not all(isinstance(content.get(name), dict) for name in ("sizes", "provenance")):
+        raise CheckpointError(f"{folder / CONFIG} lacks sizes or provenance; give another folder")
     return sums, content
-
-
-def _check_sum(path: Path, sums: dict[str, Any]) -> None:
-    if file_sha256(path) != sums.get(path.name):
-        raise CheckpointError(f"{path} is damaged: its sha256 is not the one it was saved with")
-
-
-def _sums(marker: Path) -> dict[str, Any]:
-    try:
-        sums = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise CheckpointError(f"{marker} is damaged; take the folder from where it was copied") from problem
-    if not isinstance(sums, dict):
-        raise CheckpointError(f"{marker} is damaged; take the folder from where it was copied")
-    return sums
 
 
 def _sizes(content: dict[str, Any], folder: Path) -> BridgeSizes:
@@ -182,55 +179,8 @@ def _sizes(content: dict[str, Any], folder: Path) -> BridgeSizes:
     return BridgeSizes(**content)
 
 
-@contextmanager
-def replacement(folder: Path) -> Iterator[Path]:
-    """A scratch folder beside `folder` that takes its place when the block ends well, and is gone when it does not."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as problem:
-        raise CheckpointError(f"{folder} cannot be written ({problem.strerror}); choose another place") from problem
-    try:
-        scratch.chmod(0o755)  # mkdtemp keeps others out; a model folder is read like any other
-        yield scratch
-        _replace(scratch, folder)
-    except (OSError, SafetensorError) as problem:
-        raise CheckpointError(f"{folder} could not be written ({problem}); free some space") from problem
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _link(path: Path, target: Path) -> None:
     try:
         target.hardlink_to(path)
     except OSError:  # a file system without hard links
         shutil.copy2(path, target)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    flush(path)
-
-
-def _replace(scratch: Path, folder: Path) -> None:
-    """Put a finished folder in its place; what was there stays, under another name, until the new one is whole."""
-    old = _old(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    try:
-        scratch.rename(folder)
-    except BaseException:
-        _recover(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}-old")
-
-
-def _recover(folder: Path) -> None:
-    """Give a folder that was being replaced when a process died its name back."""
-    if not folder.exists() and _old(folder).is_dir():
-        _old(folder).rename(folder)

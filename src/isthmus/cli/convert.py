@@ -13,7 +13,8 @@ from isthmus.build.folders import Moved, one_bridge
 from isthmus.build.imported import Towers, convert_in
 from isthmus.build.pretrained import Wishes, load_alone, load_pretrained
 from isthmus.checkpoints.exported_card import exported_card
-from isthmus.checkpoints.native import CARD, MARKER
+from isthmus.checkpoints.native import CARD
+from isthmus.checkpoints.sealed import MARKER
 from isthmus.cli.inputs import print_json
 from isthmus.cli.show import quiet_libraries
 from isthmus.errors import CheckpointError, ConfigError

@@ -14,10 +14,12 @@ from typing import NoReturn
 
 import typer
 
-from isthmus.errors import UserError
+from isthmus.errors import LostProcessError, UserError
+from isthmus.train.stopping import Stopped
 
 WRONG_INPUT = 2
 SOME_BROKEN = 3
+LOST = 4
 INTERRUPTED = 130
 CLOSED = 141
 TERMINATED = 143
@@ -30,9 +32,10 @@ Exit codes:
   1    a fault of isthmus itself, with a traceback
   2    wrong input, told in one line
   3    done, but some pictures could not be read
+  4    another process of the same run has died, hangs, or cannot be reached
   130  interrupted (Ctrl-C)
   141  what read the output has gone, as after `| head`
-  143  terminated (SIGTERM)"""
+  143  terminated (SIGTERM or SIGUSR1)"""
 
 
 class _Terminated(BaseException):
@@ -57,11 +60,10 @@ def run(app: typer.Typer) -> NoReturn:
 def _explain(problem: BaseException) -> NoReturn:
     """End with the line and the code of what a user can cause; raise anything else again."""
     if isinstance(problem, UserError):
-        _end(f"isthmus: {problem}", WRONG_INPUT)
-    if isinstance(problem, KeyboardInterrupt | typer.Abort):
-        _end("isthmus: interrupted; what was saved before is kept", INTERRUPTED)
-    if isinstance(problem, _Terminated):
-        _end("isthmus: terminated; what was saved before is kept", TERMINATED)
+        lost = isinstance(problem, LostProcessError)
+        _end(f"isthmus: {problem}", LOST if lost else WRONG_INPUT, at_once=lost)
+    if isinstance(problem, KeyboardInterrupt | typer.Abort | _Terminated | Stopped):
+        _explain_end(problem)
     if hasattr(problem, "format_message"):
         _end(f"isthmus: {problem.format_message().rstrip('.')}. Try --help.", WRONG_INPUT)
     if isinstance(problem, SystemExit) and isinstance(problem.__context__, BrokenPipeError):
@@ -77,9 +79,20 @@ def _explain(problem: BaseException) -> NoReturn:
     raise problem
 
 
+def _explain_end(problem: BaseException) -> NoReturn:
+    """End as the signal says that was heard."""
+    by_term = isinstance(problem, _Terminated) or (isinstance(problem, Stopped) and problem.number != signal.SIGINT)
+    code = TERMINATED if by_term else INTERRUPTED
+    where = f" {problem}" if isinstance(problem, Stopped) else "; what was saved before is kept"
+    _end(f"isthmus: {'terminated' if by_term else 'interrupted'}{where}", code)
+
+
 @contextmanager
 def _termination_raises() -> Iterator[None]:
-    """Let SIGTERM unwind this process as Ctrl-C does, so that scratch files go; forked children end at once."""
+    """Let SIGTERM, and SIGUSR1 of schedulers, unwind this process as Ctrl-C does, so that scratch files go.
+
+    Forked children end at once.
+    """
     owner = os.getpid()
 
     def terminate(number: int, _: FrameType | None) -> None:
@@ -88,11 +101,12 @@ def _termination_raises() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _output_closed() -> bool:
@@ -118,10 +132,13 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _end(line: str, code: int) -> NoReturn:
+def _end(line: str, code: int, *, at_once: bool = False) -> NoReturn:
+    """Say the line and end; `at_once`: without what torch would tidy up, which may wait for a process that is lost."""
     try:
         sys.stdout.flush()
     except OSError:  # nobody can be given it any more, and the line below says what matters
         _drop_output()
     os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+    if at_once:
+        os._exit(code)
     sys.exit(code)

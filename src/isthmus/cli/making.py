@@ -34,7 +34,7 @@ def train(config: Config, overrides: Overrides = None, stage: Stage = None, esti
     """Train a bridge: stage 1 against text, stage 2 through a frozen language model, or one after the other.
 
     Fills the feature store first, where the file names one. Of a file of both stages, a stage that is done is not
-    done again, and one that was stopped starts again.
+    done again. A run that was stopped goes on from its last checkpoint.
     """
     from isthmus.cli import train as command
 
@@ -134,7 +134,7 @@ def quickstart(
 ) -> None:
     """Guided first run: real pictures, real frozen models, both stages, scored on an artist never seen.
 
-    What is there already is not done again; Ctrl-C loses at most the phase it stopped.
+    What is there already is not done again, and training that was stopped goes on.
     """
     from isthmus.quickstart.work import parse_work
 

@@ -17,18 +17,14 @@ from isthmus.train.tracking import StoreProgress
 
 
 def run_train(path: Path, overrides: list[str], *, stage: int | None = None) -> None:
-    """Train as a YAML file says; of a file of both stages, what is done already is left as it is."""
+    """Train as a YAML file says; what was stopped goes on, and of a file of both stages what is done is left."""
     quiet_libraries()
     stages = load_stages(path, overrides, only=stage)
     before: tuple[RunConfig, Workshop] | None = None
     for config in stages.runs:
-        state = look_back(config) if stages.in_turn else "new"
-        if state == "done":
+        if stages.in_turn and look_back(config) == "done":
             say(f"stage {config.stage} is done already: {config.output}")
             continue
-        if state == "stopped":
-            say(f"stage {config.stage} was stopped before its end; it starts again")
-            config = config.model_copy(update={"overwrite": True})
         shared = before[1] if before is not None and config.shares_encoder(before[0]) else None
         before = config, _train(config, shared)
 

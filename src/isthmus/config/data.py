@@ -73,6 +73,8 @@ class DataConfig(Section):
     """Share of broken pictures above which the run ends all the same."""
     workers: int = Field(default=0, ge=0)
     """Processes that load pictures or features beside the training process."""
+    timeout: float = Field(default=300.0, gt=0)
+    """Seconds after which a loading process that gives nothing counts as hung, and the run ends."""
 
     @property
     def sources(self) -> list[SourceConfig]:

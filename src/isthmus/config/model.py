@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from isthmus.config.base import Section
+from isthmus.config.base import PathText, Section
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -93,6 +93,9 @@ class LanguageConfig(Section):
     checkpointing: bool = False
     """Keep only what goes from layer to layer for the backward and compute each layer again there: less memory, more
     time. A prompt before the soft prompt is then computed in every step."""
+    sharded: bool = False
+    """Several processes only: each holds a share of every layer and gathers a layer's weights when it is computed, for
+    a language model that is too large for one device. The numbers stay the same."""
     prompt: PromptConfig = PromptConfig()
     """The text around the soft prompt."""
 
@@ -157,3 +160,15 @@ class BridgeConfig(Section):
         if self.bert is None:
             self.refuse(("fold_token_type", "dec"), "says how a bridge starts from `bert`, which is not given")
         return self
+
+
+class InitConfig(Section):
+    """A bridge that is there already, to go on from."""
+
+    folder: PathText = Field(alias="from")
+    """The folder of its run, or the model folder itself; its sizes, tokenizer and image encoder stay."""
+    lm_head: str | None = None
+    """Stage 1, where that bridge has no LM head (weights of transformers have none): the address of a BERT whose MLM
+    head it takes, or `random`."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Stage 1, where that bridge has no temperature of ITC, as weights of transformers have none: its start (0.07)."""

@@ -13,27 +13,15 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from isthmus.config.base import PathText, Section
 from isthmus.config.data import ONE, SEVERAL, DataConfig, FeaturesConfig
 from isthmus.config.describe import nearest
-from isthmus.config.model import QUESTION, BridgeConfig, EncoderConfig, LanguageConfig
-from isthmus.config.train import ObjectivesConfig, TrainConfig
+from isthmus.config.model import QUESTION, BridgeConfig, EncoderConfig, InitConfig, LanguageConfig
+from isthmus.config.train import BOOKKEEPING, ObjectivesConfig, TrainConfig
 from isthmus.errors import ConfigError
 
 _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 
 
-LABELS = {"encoder": {"licence"}, "llm": {"licence"}}
-"""Keys that say something of a run and change nothing in it."""
-
-
-class InitConfig(Section):
-    """A bridge that is there already, to go on from."""
-
-    folder: PathText = Field(alias="from")
-    """The folder of its run, or the model folder itself; its sizes, tokenizer and image encoder stay."""
-    lm_head: str | None = None
-    """Stage 1, where that bridge has no LM head (weights of transformers have none): the address of a BERT whose MLM
-    head it takes, or `random`."""
-    temperature: float | None = Field(default=None, gt=0)
-    """Stage 1, where that bridge has no temperature of ITC, as weights of transformers have none: its start (0.07)."""
+LABELS = {"encoder": {"licence"}, "llm": {"licence", "sharded"}}
+"""Keys that say something of a run, or how its processes share its towers, and change no number in it."""
 
 
 class RunConfig(Section):
@@ -44,7 +32,9 @@ class RunConfig(Section):
     output: Annotated[PathText, AfterValidator(os.path.expanduser)]
     """The run's folder: bridge, log, record."""
     overwrite: bool = False
-    """Train over the bridge of an earlier run in `output`."""
+    """Train over the bridge of an earlier run in `output`, and do not go on from its checkpoints."""
+    resume: PathText | None = None
+    """The folder of a checkpoint to go on from; empty: the newest whole one in `output`, where there is one."""
     seed: int = Field(default=0, ge=0)
     """Key of every random choice."""
     device: str = "auto"
@@ -73,7 +63,8 @@ class RunConfig(Section):
 
         Where it lies, what computes it and labels are no part of it; what it goes on from is known by its weights.
         """
-        elsewhere: dict[str, Any] = {"output": True, "overwrite": True, "device": True, "init": {"folder"}}
+        elsewhere: dict[str, Any] = {"output": True, "overwrite": True, "resume": True, "device": True}
+        elsewhere |= {"init": {"folder"}, "data": {"workers", "timeout"}, "train": BOOKKEEPING}
         given = self.model_dump(mode="json", exclude_unset=True, exclude={**elsewhere, **LABELS})
         return {key: value for key, value in given.items() if (key, value) != ("init", {})}
 
@@ -97,11 +88,18 @@ class RunConfig(Section):
                 "init.temperature": self.init and self.init.temperature,
                 "objectives": self.objectives != ObjectivesConfig(),
                 "train.decay_temperature": self.train.decay_temperature,
+                "train.chunked": self.train.chunked,
             },
         }
         for key, given in foreign[self.stage].items():
             if given:
                 raise ValueError(f"`{key}` is a key of stage {3 - self.stage}; leave it out of stage {self.stage}")
+        return self
+
+    @model_validator(mode="after")
+    def _goes_on_or_starts_anew(self) -> "RunConfig":
+        if self.overwrite and self.resume is not None:
+            raise ValueError("`resume` goes on from a checkpoint and `overwrite` starts anew; leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -142,11 +140,7 @@ class RunConfig(Section):
             raise ValueError("stage 1 needs exactly one of `bridge.bert`, `bridge.scratch` and `init.from`")
         if self.llm is not None:
             raise ValueError("`llm` is a key of stage 2; leave it out of stage 1")
-        if self.train.accumulation > 1:
-            raise ValueError(
-                "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and "
-                "accumulating does not enlarge it; raise `train.batch_size` or the number of processes"
-            )
+        self.train.check_accumulation(stored=self.features.folder is not None)
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:

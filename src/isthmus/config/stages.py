@@ -44,7 +44,13 @@ def load_stages(path: Path, overrides: list[str] | None = None, *, only: int | N
     wanted = [stage for stage, name in STAGES.items() if content.get(name) is not None and only in (None, stage)]
     if not wanted:
         raise ConfigError(f"{path} has no section `stage{only}:`; leave --stage out or write one")
-    return Stages(tuple(_run(stage, content, values, path) for stage in wanted), in_turn=True)
+    runs = tuple(_run(stage, content, values, path) for stage in wanted)
+    if len({run.train.timeout_minutes for run in runs}) > 1:
+        raise ConfigError(
+            f"{path}: `train.timeout_minutes` differs from stage to stage, which the same processes train; write it "
+            "once, beside both stages"
+        )
+    return Stages(runs, in_turn=True)
 
 
 def _check_shared(content: dict[str, Any], path: Path) -> None:

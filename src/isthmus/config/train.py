@@ -33,6 +33,13 @@ class ObjectivesConfig(Section):
         return self
 
 
+BOOKKEEPING = {
+    *("log_every", "evaluate_every", "save_every", "save_minutes", "keep", "best", "best_is"),
+    *("trackers", "tracker_project", "timeout_minutes"),
+}
+"""Keys that say when something is written, and change nothing in what is trained."""
+
+
 class TrainConfig(Section):
     """The optimizer, its schedule, and what is written when."""
 
@@ -41,7 +48,12 @@ class TrainConfig(Section):
     batch_size: Count
     """Image-text pairs per process and micro-batch."""
     accumulation: Count = 1
-    """Micro-batches per optimizer step (stage 2 only: ITC's negatives are the batch)."""
+    """Micro-batches per optimizer step; in stage 1, where ITC's negatives are the batch, with `chunked` alone."""
+    chunked: bool = False
+    """Stage 1 only: the micro-batches of a step, on all processes, are one contrastive batch that need not fit into
+    memory, at about a third more arithmetic; needs `features.folder`, since patches are read again."""
+    last_batch: Literal["drop", "keep"] = "drop"
+    """Rows that do not fill the last batch of all processes in an epoch: left out of it, or a shorter batch."""
     group_by_length: bool = False
     """Stage 2 only: batches of captions of like length, which leaves less padding; rows change places within 32 batches
     of all processes. In stage 1 the captions of a batch are each other's negatives."""
@@ -77,6 +89,52 @@ class TrainConfig(Section):
     evaluate_every: Count | None = None
     """Optimizer steps between evaluations; empty: only at the end."""
     save_every: Count | None = None
-    """Optimizer steps between saved bridges; empty: only at the end."""
+    """Optimizer steps between checkpoints, from which a stopped run goes on; empty: by time only, and at the end."""
+    save_minutes: float | None = Field(default=15.0, gt=0)
+    """Minutes without a checkpoint after which one is written; empty: never by time."""
+    keep: Count = 2
+    """How many checkpoints are kept, the newest ones; the best is kept beside them."""
+    best: str | None = None
+    """The figure of the evaluation by which a checkpoint is the best, such as `text_to_image.R@1`; empty: none is."""
+    best_is: Literal["highest", "lowest"] = "highest"
+    """Which value of that figure is the best one."""
+    stop_after_skipped: Count = 10
+    """Steps in a row without a finite gradient after which the run ends, at the next line of the log."""
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
+    """Who is told what the log is told, besides it (the extra `trackers`)."""
+    tracker_project: str = Field(default="isthmus", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
+    """The project, or experiment, that a run belongs to there."""
+    timeout_minutes: float = Field(default=30.0, gt=0)
+    """Several processes only: within how many minutes one that hangs is noticed, and the others end; longer than the
+    slowest step, evaluation or saving takes. One that dies is noticed at once."""
     token_mean: Literal["global", "per_rank"] = "global"
     """What losses are divided by: all ranks' tokens, or each rank's own as in the original."""
+
+    @model_validator(mode="after")
+    def _best_is_of_something(self) -> "TrainConfig":
+        if self.best is None:
+            self.refuse(("best_is",), "says which value of `train.best` is the best, and that names none")
+        return self
+
+    def check_accumulation(self, *, stored: bool) -> None:
+        """Refuse, in stage 1, micro-batches that are not joined into one contrastive batch, and joining that cannot be.
+
+        `stored`: whether there is a feature store. Raises ValueError.
+        """
+        if not self.chunked:
+            if self.accumulation > 1:
+                raise ValueError(
+                    "`train.accumulation` above 1 is refused in stage 1: ITC's negatives are the batch, and "
+                    "accumulating does not enlarge it; set `train.chunked`, which joins the micro-batches, or raise "
+                    "`train.batch_size` or the number of processes"
+                )
+        elif self.accumulation == 1:
+            raise ValueError(
+                "`train.chunked` joins the micro-batches of a step, and there is one; raise `train.accumulation`, or "
+                "leave it out"
+            )
+        elif not stored:
+            raise ValueError(
+                "`train.chunked` reads patches again, which needs a feature store; give `features.folder` its place, "
+                "or leave it out"
+            )

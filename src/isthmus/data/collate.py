@@ -20,7 +20,7 @@ class Row:
     """One row of a step: its picture as patches or pixels, the caption chosen, and the keys of both.
 
     `bad` are the pictures that could not be read and in whose place this one stands; `question` is what the caption
-    answers, if it does.
+    answers, if it does; `epoch` is how often the row was drawn before; `counted` as of `isthmus.data.sampler.Visit`.
     """
 
     vision: Float[Tensor, "..."]
@@ -29,16 +29,20 @@ class Row:
     index: int
     bad: tuple[Bad, ...] = ()
     question: str | None = None
+    counted: bool | None = None
+    epoch: int = 0
 
 
 def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
     """Stack rows, in order, into a Batch; `vision` keeps its dtype.
 
     Captions are the same when the Q-Former reads the same tokens: after lower-casing and the cut at its longest text.
-    Either every row has a question or none has.
+    Either every row has a question or none has, and so with `counted`.
     """
     questions = tuple(row.question for row in rows if row.question is not None)
     assert len(questions) in (0, len(rows))
+    counted = [row.counted for row in rows if row.counted is not None]
+    assert len(counted) in (0, len(rows))
     captions = tuple(row.caption for row in rows)
     text = tokenize(captions)
     identity = Identity(
@@ -53,6 +57,8 @@ def collate(rows: Sequence[Row], *, tokenize: Tokenize) -> Batch:
         index=torch.tensor([row.index for row in rows]),
         questions=questions or None,
         instruction=tokenize(questions) if questions else None,
+        counted=torch.tensor(counted) if counted else None,
+        epoch=torch.tensor([row.epoch for row in rows]),
     )
 
 

@@ -12,6 +12,7 @@ from isthmus.records import Example, Source
 
 _CAPTION = text_identity("choice of a caption")
 _BATCHES = text_identity("order of batches of like length")
+_SHORT = text_identity("length of a short batch")
 
 
 def caption_draws(seed: int, epoch: int | Int[Tensor, "..."], row: int | Int[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -47,6 +48,12 @@ def _length(example: Example, draw: float) -> int:
 
 
 def like_lengths(lengths: Int[Tensor, " R"], batch: int, *key: int) -> Int[Tensor, " R"]:
-    """Order R rows so that each batch holds like lengths, and the batches by a keyed draw; equals keep their order."""
-    batches = lengths.argsort(stable=True).view(-1, batch)
-    return batches[permutation(len(batches), _BATCHES, *key)].flatten()
+    """Order R rows so that each batch holds like lengths, and the batches by a keyed draw; equals keep their order.
+
+    The rows that do not fill a batch come last and are of like length too: which length, is drawn as well.
+    """
+    order = lengths.argsort(stable=True)
+    batches, short = divmod(len(order), batch)
+    cut = batch * int(float(uniform(*key, _SHORT)) * (batches + 1))
+    whole = torch.cat([order[:cut], order[cut + short :]]).view(batches, batch)
+    return torch.cat([whole[permutation(batches, _BATCHES, *key)].flatten(), order[cut : cut + short]])

@@ -69,19 +69,27 @@ class Mixture:
         return Mixture(parts)
 
     def sampler(
-        self, global_batch: int, *, seed: int, rank: int = 0, world_size: int = 1, by_length: bool = False
+        self,
+        global_batch: int,
+        *,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+        by_length: bool = False,
+        keep_last: bool = False,
     ) -> CounterSampler:
         """The order of training: one permutation an epoch, or the parts by their weights; batches of like length.
+
+        `share` is (rank, world size); `keep_last` keeps the rows that do not fill an epoch's last global batch.
 
         Raises what the samplers raise, and DataError naming a part whose weight earns it no row.
         """
         lengths = CaptionLengths(self, seed) if by_length else None
         if len(self.parts) == 1:
-            return CounterSampler(len(self), global_batch, seed=seed, rank=rank, world_size=world_size, lengths=lengths)
+            return CounterSampler(len(self), global_batch, seed=seed, share=share, lengths=lengths, keep_last=keep_last)
         sizes = [len(span) for span in self.spans]
         weights = [part.weight or float(size) for part, size in zip(self.parts, sizes, strict=True)]
         parts = list(zip(sizes, weights, strict=True))
-        sampler = MixtureSampler(parts, global_batch, seed=seed, rank=rank, world_size=world_size, lengths=lengths)
+        sampler = MixtureSampler(parts, global_batch, seed=seed, share=share, lengths=lengths, keep_last=keep_last)
         for part, quota in zip(self.parts, sampler.quotas, strict=True):
             if not quota:
                 raise DataError(

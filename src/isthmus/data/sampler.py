@@ -32,12 +32,14 @@ class Visit(NamedTuple):
     """What a worker is told about a row: the key of its crop and caption, which row it is, and its place in the run.
 
     `epoch` counts how often the row was drawn before, which is the epoch where each comes once; `row` is its index in
-    the source, `place` its position among all rows of the run.
+    the source, `place` its position among all rows of the run. `counted` is None where every rank holds as many rows of
+    the batch as the others; elsewhere it is False for a row that only fills a rank's share up.
     """
 
     epoch: int
     row: int
     place: int = 0
+    counted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class Drawn:
 class CounterSampler:
     """The training order: each epoch is one keyed permutation, cut into global batches.
 
-    Rank r takes the contiguous slice r of a global batch, so the slices of all ranks, concatenated, are the
-    batch of one process. The rows that do not fill a last batch are left out of that epoch. With `lengths`, each
-    `WINDOW` batches of the epoch share their rows out by length, and follow one another by a keyed draw.
+    Of a `share` (rank, world size), rank r takes the contiguous slice r of a global batch, so the slices of all ranks,
+    concatenated, are the batch of one process. The rows that do not fill a last batch are left out of that epoch or,
+    with `keep_last`, are a shorter one: ranks share it as evenly as they can, the first take one more, and those with
+    one less hold a copy that does not count. With `lengths`, each `WINDOW` batches of the epoch share their rows out by
+    length, and follow one another by a keyed draw; a short batch stays the last.
 
-    Raises DataError when the source does not fill one global batch, ConfigError when the ranks cannot share
-    it evenly.
+    Raises DataError when the source does not fill one global batch that has to be full, ConfigError when the ranks
+    cannot share a full one evenly.
     """
 
     def __init__(
@@ -65,36 +69,32 @@ class CounterSampler:
         global_batch: int,
         *,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        share: tuple[int, int] = (0, 1),
         lengths: Lengths | None = None,
+        keep_last: bool = False,
     ) -> None:
-        if global_batch < 1 or global_batch % world_size:
+        self._rank, self._world_size = share
+        if global_batch < 1 or global_batch % self._world_size:
             raise ConfigError(
-                f"A global batch of {global_batch} rows cannot be shared evenly by {world_size} processes; "
-                f"choose a positive multiple of {world_size}."
+                f"A global batch of {global_batch} rows cannot be shared evenly by {self._world_size} processes; "
+                f"choose a positive multiple of {self._world_size}."
             )
-        if length < global_batch:
+        if length < (1 if keep_last else global_batch):
             raise DataError(
                 f"The source has {length} rows, fewer than one global batch of {global_batch}; "
-                "choose a smaller batch or add pictures."
+                "choose a smaller batch, add pictures, or keep batches that are not full (train.last_batch: keep)."
             )
         self.length = length
         self.global_batch = global_batch
         self.seed = seed
+        self.rows_per_epoch = length if keep_last else length - length % global_batch
+        """Rows of all global batches of an epoch."""
         self._lengths = lengths
-        rows = global_batch // world_size
-        self._share = slice(rank * rows, (rank + 1) * rows)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Full global batches in one epoch."""
-        return self.length // self.global_batch
-
-    @property
-    def rows_per_epoch(self) -> int:
-        """Rows of all global batches of an epoch."""
-        return self.batches_per_epoch * self.global_batch
+        """Global batches in one epoch."""
+        return -(-self.rows_per_epoch // self.global_batch)
 
     def order(self, epoch: int) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
         """Each row of an epoch, before any is sorted by length: how often it was drawn before, and its index."""
@@ -105,20 +105,30 @@ class CounterSampler:
         """Yield this rank's rows, batch by batch, from batch `start` of the epoch to its end."""
         place = epoch * self.rows_per_epoch + start * self.global_batch
         for earlier, indices in self._batches(epoch, start):
-            rows = range(self.global_batch)[self._share]
-            yield [Visit(int(earlier[row]), int(indices[row]), place + row) for row in rows]
+            own = self._own(len(indices))
+            yield [Visit(int(earlier[row]), int(indices[row]), place + row, counted) for row, counted in own]
             place += self.global_batch
+
+    def _own(self, rows: int) -> list[tuple[int, bool | None]]:
+        """Which rows of a global batch this rank holds, and which of them count, where some ranks need copies."""
+        each, more = divmod(rows, self._world_size)
+        first = self._rank * each + min(self._rank, more)
+        own = range(first, first + each + (self._rank < more))
+        if not more:
+            return [(row, None) for row in own]
+        copy = own[0] if own else 0
+        return [*((row, True) for row in own), *((copy, False) for _ in range(each + 1 - len(own)))]
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]]:
         """Global batches from batch `start` of an epoch; rows are sorted as their window comes up."""
         earlier, indices = self.order(epoch)
         for first in range(start // WINDOW * WINDOW, self.batches_per_epoch, WINDOW):
-            stop = min(first + WINDOW, self.batches_per_epoch)
-            window = torch.arange(first * self.global_batch, stop * self.global_batch)
+            stop = min((first + WINDOW) * self.global_batch, self.rows_per_epoch)
+            window = torch.arange(first * self.global_batch, stop)
             if self._lengths is not None:
                 lengths = self._lengths(earlier[window], indices[window])
                 window = window[like_lengths(lengths, self.global_batch, self.seed, epoch, first)]
-            for rows in window.view(-1, self.global_batch)[max(start - first, 0) :]:
+            for rows in torch.split(window, self.global_batch)[max(start - first, 0) :]:
                 yield earlier[rows], indices[rows]
 
     def _begun(self, epoch: int, batches: int) -> Int[Tensor, " rows"]:
@@ -146,8 +156,9 @@ class CounterSampler:
             seen[self.order(epoch)[1]] = True
             if seen.all():
                 break
-        seen[self._begun(epochs, left)] = True
-        return (Drawn(steps * self.global_batch, int(seen.sum())),)
+        begun = self._begun(epochs, left)
+        seen[begun] = True
+        return (Drawn(epochs * self.rows_per_epoch + len(begun), int(seen.sum())),)
 
 
 class MixtureSampler(CounterSampler):
@@ -167,12 +178,13 @@ class MixtureSampler(CounterSampler):
         global_batch: int,
         *,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        share: tuple[int, int] = (0, 1),
         lengths: Lengths | None = None,
+        keep_last: bool = False,
     ) -> None:
         self.sizes = [size for size, _ in parts]
-        super().__init__(sum(self.sizes), global_batch, seed=seed, rank=rank, world_size=world_size, lengths=lengths)
+        length = sum(self.sizes)
+        super().__init__(length, global_batch, seed=seed, share=share, lengths=lengths, keep_last=keep_last)
         self.quotas = _apportion([weight for _, weight in parts], self.rows_per_epoch)
 
     def order(self, epoch: int) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
@@ -221,11 +233,12 @@ def _apportion(weights: Sequence[float], rows: int) -> list[int]:
     return quotas
 
 
-def sequential_batches(length: int, batch: int, *, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
+def sequential_batches(length: int, batch: int, *, share: tuple[int, int] = (0, 1)) -> Iterator[list[int]]:
     """Yield each index once, in order, for evaluation; the last batch may be short.
 
-    Rank r takes a contiguous share; over all ranks each index comes exactly once.
+    Of a `share` (rank, world size), rank r takes a contiguous part; over all ranks each index comes exactly once.
     """
+    rank, world_size = share
     start, stop = (length * part // world_size for part in (rank, rank + 1))
     for first in range(start, stop, batch):
         yield list(range(first, min(first + batch, stop)))

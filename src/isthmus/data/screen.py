@@ -1,14 +1,14 @@
 """Which pictures of a source can be read: asked before a run where each must count, as in evaluation."""
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from isthmus.data.broken import Bad
 from isthmus.data.image import open_image
-from isthmus.data.loader import Workers
+from isthmus.data.workers import Workers, begin, prepared
 from isthmus.errors import DataError
 from isthmus.records import PictureBytes
 
@@ -24,12 +24,9 @@ def why_unreadable(picture: Path | PictureBytes) -> Bad | None:
 
 def verdicts(images: Sequence[Path | PictureBytes], workers: Workers) -> Iterator[Bad | None]:
     """Try to read every picture in worker processes; what is wrong with each, in order, or None."""
-    yield from DataLoader(
-        _Verdicts(images),
-        batch_size=None,
-        num_workers=workers.count,
-        timeout=workers.timeout if workers.count else 0,
-        generator=torch.Generator(),
+    one_by_one = [[index] for index in range(len(images))]
+    yield from prepared(
+        _Verdicts(images), one_by_one, collate=itemgetter(0), workers=workers, name=lambda index: str(images[index])
     )
 
 
@@ -39,8 +36,6 @@ class _Verdicts(Dataset[Bad | None]):
     def __init__(self, images: Sequence[Path | PictureBytes]) -> None:
         self._images = images
 
-    def __len__(self) -> int:
-        return len(self._images)
-
     def __getitem__(self, index: int) -> Bad | None:
+        begin(index)
         return why_unreadable(self._images[index])

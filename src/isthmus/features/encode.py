@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from isthmus.data.broken import BrokenPictures
 from isthmus.data.image import open_image
-from isthmus.data.loader import Workers, crop_draws
+from isthmus.data.loader import crop_draws
+from isthmus.data.workers import Workers, begin, prepared
 from isthmus.errors import DataError, StoreError
 from isthmus.features.key import Sizes, Views
 from isthmus.features.pace import Pace
@@ -121,17 +122,16 @@ def _check_finite(patches: Float[Tensor, "rows K P V"], pictures: Sequence[Pictu
 def _decoded(
     pictures: Sequence[Picture], preprocessing: Preprocessing, views: Views, plan: tuple[list[range], Work]
 ) -> Iterator[_Decoded]:
-    """Views of consecutive pictures, in batches that end where a shard ends; no global generator is touched."""
+    """Views of consecutive pictures, in batches that end where a shard ends."""
     shards, work = plan
     size = max(1, work.batch // views.count)
     batches = [list(shard[first : first + size]) for shard in shards for first in range(0, len(shard), size)]
-    yield from DataLoader(
+    yield from prepared(
         _PictureViews(pictures, preprocessing, views),
-        batch_sampler=batches,
-        collate_fn=_gather,
-        num_workers=work.workers.count,
-        timeout=work.workers.timeout if work.workers.count else 0,
-        generator=torch.Generator(),
+        batches,
+        collate=_gather,
+        workers=work.workers,
+        name=lambda index: str(pictures[index][1]),
     )
 
 
@@ -144,6 +144,7 @@ class _PictureViews(Dataset[tuple[int, Tensor | DataError]]):
         self._views = views
 
     def __getitem__(self, index: int) -> tuple[int, Float[Tensor, "K 3 S S"] | DataError]:
+        begin(index)
         image, source = self._pictures[index]
         try:
             picture = open_image(source)

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -134,6 +135,13 @@ class StoredLook:
 
     def __call__(self, example: Example, index: int, epoch: int) -> Float[Tensor, "P V"]:
         """Read the patches of row `index` of the source."""
+        return self._read(index, epoch)
+
+    def again(self, index: Int[Tensor, " R"], epoch: Int[Tensor, " R"]) -> Float[Tensor, "R P V"]:
+        """Read rows that a batch had before, by the keys that it carries; on the CPU."""
+        return torch.stack([self._read(*keys) for keys in zip(index.tolist(), epoch.tolist(), strict=True)])
+
+    def _read(self, index: int, epoch: int) -> Float[Tensor, "P V"]:
         views = self._store.key.views.count
         if self._seed is None or views == 1:
             return self._store.read(self._images[index])

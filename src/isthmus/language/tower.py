@@ -14,6 +14,7 @@ from isthmus.frozen import freeze
 from isthmus.language.llm import FrozenLLM, Target
 from isthmus.language.prompts import Prompt
 from isthmus.language.recomputing import recompute_layers
+from isthmus.language.sharing import share_layers
 from isthmus.records import Text
 
 
@@ -69,6 +70,27 @@ class TransformersLLM(FrozenLLM):
                 f"transformers marks no layers of {self.address} that could be recomputed: leave out llm.checkpointing."
             )
         self.recomputes = True
+
+    def share(self, device: torch.device) -> None:
+        """Leave this rank its share of every layer, and the rest whole, on a device (`sharing.py`).
+
+        Every rank calls it, and `gather_once` when all have. Raises `ConfigError` where layers are not known.
+        """
+        if not share_layers(self.model, device):
+            raise ConfigError(
+                f"transformers marks no layers of {self.address} that could be shared out: leave out llm.sharded."
+            )
+        self.to(device)
+
+    def gather_once(self) -> None:
+        """Read one token, on every rank: torch makes the tensors that layers are gathered into at the first reading.
+
+        Were that an evaluation's, in inference mode, no training step could keep them for its backward.
+        """
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+        further = {"decoder_input_ids": ids} if self.model.config.is_encoder_decoder else {}
+        with torch.no_grad():
+            self.model(input_ids=ids, **further)
 
     def vocabulary(self) -> int:
         """How many rows the embedding has; a padded vocabulary may have more than the tokenizer."""

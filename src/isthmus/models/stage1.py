@@ -1,20 +1,22 @@
 """Stage 1: the bridge learns from a frozen image encoder's patches and their texts (BLIP-2 §3.2).
 
-The only place that gathers over ranks.
+It gathers over ranks: embeddings, what rows are, and the rows that ITM pairs with others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from isthmus import distributed
 from isthmus.models.bridge import Bridge
-from isthmus.objectives.identity import IdentityPolicy, same_thing
-from isthmus.objectives.itc import image_to_text, itc, text_to_image
+from isthmus.models.contrast import Contrast, Embeddings, Given, Others, Pairs, Rows
+from isthmus.objectives.identity import IdentityPolicy
+from isthmus.objectives.itc import itc
 from isthmus.objectives.itg import itg, labelled, next_tokens
 from isthmus.objectives.itm import itm
 from isthmus.objectives.negatives import (
@@ -25,9 +27,9 @@ from isthmus.objectives.negatives import (
     draw_negatives,
 )
 from isthmus.qformer.memory import Memory
-from isthmus.qformer.qformer import Prefix
+from isthmus.qformer.qformer import ImageEncoding, Prefix
 from isthmus.qformer.tokenizer import for_generation
-from isthmus.records import Batch, Identity, Losses, Step, Term, Text
+from isthmus.records import Batch, Losses, Step, Term, Text
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,6 @@ class Stage1Options:
     clamp_temperature: bool = True  # the original: False
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """Cosines of this rank's rows against the gathered batch, both directions, and which are the same thing."""
-
-    image_text: Float[Tensor, "B N"]
-    text_image: Float[Tensor, "B N"]
-    same: Bool[Tensor, "B N"]
-
-
 class Stage1(nn.Module):
     """Image-text contrastive learning, image-grounded text generation and image-text matching, in that order."""
 
@@ -61,90 +54,139 @@ class Stage1(nn.Module):
         self.dec = dec
         self.options = options or Stage1Options()
 
-    def forward(self, batch: Batch, step: Step) -> Losses:
-        """Compute the three losses of a batch of patches and texts, before division (BLIP-2 §3.2)."""
-        bridge, options = self.bridge, self.options
-        heads = bridge.need_heads()
-        temperature = heads.need_temperature()
-        if options.clamp_temperature:
-            heads.clamp_temperature()
+    def forward(self, batch: Batch, step: Step, given: Given | None = None) -> Losses:
+        """Compute the three losses of a batch of patches and texts, before division (BLIP-2 §3.2).
 
-        with bridge.qformer.joined_words():
-            image = bridge.qformer.encode_image(batch.vision)
-            text = bridge.qformer.encode_text(batch.text)
-            contrast = self._contrast(image.states, text, batch.identity)
-            images, texts = self._negatives(contrast, temperature, batch.index, step)
-            return Losses(
-                {
-                    "itc": itc(
-                        contrast.image_text,
-                        contrast.text_image,
-                        same=contrast.same,
-                        temperature=temperature,
-                        smoothing=options.itc_smoothing,
-                    ),
-                    "itg": self._generate(batch.text, image.prefix),
-                    "itm": self._match(batch, image.memory, images, texts),
-                }
-            )
+        With `given`, the batch is a part of a larger contrastive batch, whose ITC and negatives are known already.
+        """
+        temperature = self.temperature()
+        with self.bridge.qformer.joined_words():
+            image, own = self.encode(batch)
+            if given is None:
+                contrastive, others = self._compare(batch, own, step)
+            else:
+                contrastive, others = given.share(own, temperature), given.negatives
+            generated = self.generate(batch, image.prefix)
+            return Losses({"itc": contrastive, "itg": generated, "itm": self.match(batch, image.memory, others())})
 
     def count(self, batch: Batch, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The weights that `forward` will return, known before it: rows of ITC and ITM, tokens of ITG.
 
         They are the same at every `step`.
         """
-        rows = torch.full((), float(len(batch)), device=batch.index.device)
-        drawable = (~self._same(batch.identity).all(dim=1)).sum()
-        return {"itc": rows, "itg": batch.text.mask[:, 1:].sum().float(), "itm": rows + 2 * drawable}
+        return self.weigh(batch, 2 * (~self.pairs(batch).barred.all(dim=1)).sum())
 
-    def _contrast(self, queries: Float[Tensor, "B Q D"], cls: Float[Tensor, "B D"], identity: Identity) -> Contrast:
-        """Compare everything with everything, in fp32: bf16's steps are large over a small temperature."""
-        exact = self.options.gather == "exact"
+    def weigh(self, batch: Batch, negatives: Shaped[Tensor, ""]) -> Mapping[str, Float[Tensor, ""]]:
+        """The weights of the losses where ITM has so many negatives."""
+        rows, tokens = torch.full((), float(len(batch)), device=batch.index.device), batch.text.mask[:, 1:]
+        if batch.counted is not None:
+            rows, tokens = batch.counted.sum().float(), tokens & batch.counted[:, None]
+        return {"itc": rows, "itg": tokens.sum().float(), "itm": rows + negatives}
+
+    def temperature(self) -> nn.Parameter:
+        """ITC's temperature, held in its range unless told otherwise."""
+        heads = self.bridge.need_heads()
+        if self.options.clamp_temperature:
+            heads.clamp_temperature()
+        return heads.need_temperature()
+
+    def pairs(self, batch: Batch) -> Pairs:
+        """Compare what rows are, here and on all ranks; one collective."""
+        rows, offset = Rows.of(batch), distributed.rank() * len(batch)
+        return Pairs.between(rows, rows.gathered(), offset=offset, policy=self.options.identity)
+
+    def encode(self, batch: Batch) -> tuple[ImageEncoding, Embeddings]:
+        """Read images and texts apart: what the queries have seen, and the embeddings for ITC."""
+        image = self.bridge.qformer.encode_image(batch.vision)
+        return image, self.embed(image.states, self.bridge.qformer.encode_text(batch.text))
+
+    def embed(self, queries: Float[Tensor, "B Q D"], cls: Float[Tensor, "B D"]) -> Embeddings:
+        """Go over to ITC's embeddings, in fp32: bf16's steps are large over a small temperature."""
         with torch.autocast(cls.device.type, enabled=False):
             precise = torch.promote_types(cls.dtype, torch.float32)
             image = self.bridge.image_embeddings(queries.to(precise))
-            text = self.bridge.text_embeddings(cls.to(precise))
-            all_image, all_text = distributed.gather(image, exact=exact), distributed.gather(text, exact=exact)
-            return Contrast(image_to_text(image, all_text), text_to_image(text, all_image), self._same(identity))
+            return Embeddings(image, self.bridge.text_embeddings(cls.to(precise)))
 
-    def _same(self, identity: Identity) -> Bool[Tensor, "B N"]:
-        everyone = Identity(distributed.gather(identity.image), distributed.gather(identity.caption))
-        offset = distributed.rank() * len(identity.image)
-        return same_thing(identity, everyone, offset=offset, policy=self.options.identity)
+    def contrast(self, own: Embeddings) -> Contrast:
+        """Compare everything with everything, in fp32 too."""
+        with torch.autocast(own.text.device.type, enabled=False):
+            return Contrast.between(own, own.gathered(exact=self.options.gather == "exact"))
 
-    def _negatives(
-        self, contrast: Contrast, temperature: Float[Tensor, ""], index: Int[Tensor, " B"], step: Step
-    ) -> tuple[Negatives, Negatives]:
-        """Another image for each text, another text for each image; uniform first, then by similarity."""
+    def itc(self, contrast: Contrast, pairs: Pairs) -> Term:
+        """ITC of rows against everyone's."""
+        return itc(
+            contrast.image_text,
+            contrast.text_image,
+            same=pairs.same,
+            temperature=self.bridge.need_heads().need_temperature(),
+            smoothing=self.options.itc_smoothing,
+            counted=pairs.counted,
+        )
+
+    def negatives(self, contrast: Contrast, pairs: Pairs, step: Step) -> tuple[Negatives, Negatives]:
+        """Draw another image for each text, another text for each image; uniform first, then by similarity."""
         hard = self.options.negatives == "hard" or step.progress >= self.options.uniform_share
-        everyone = distributed.gather(index)
+        temperature = self.bridge.need_heads().need_temperature().detach()
         drawn = []
         for direction, similarity in ((IMAGES_FOR_TEXT, contrast.text_image), (TEXTS_FOR_IMAGE, contrast.image_text)):
-            log_weight = similarity.detach() / temperature.detach() if hard else torch.zeros_like(similarity)
-            key = NegativeKey(step.seed, step.epoch, direction)
-            drawn.append(draw_negatives(log_weight, same=contrast.same, anchors=index, candidates=everyone, key=key))
+            log_weight = similarity.detach() / temperature if hard else torch.zeros_like(similarity)
+            drawn.append(
+                draw_negatives(
+                    log_weight,
+                    same=pairs.barred,
+                    anchors=pairs.anchors,
+                    candidates=pairs.candidates,
+                    key=NegativeKey(step.seed, step.epoch, direction),
+                    offset=pairs.offset,
+                )
+            )
         return drawn[0], drawn[1]
 
-    def _generate(self, text: Text, prefix: Prefix) -> Term:
+    def generate(self, batch: Batch, prefix: Prefix) -> Term:
         """ITG: every token but a text's last is an input, every token but the first a label."""
-        qformer = self.bridge.qformer
+        qformer, text = self.bridge.qformer, batch.text
         inputs = for_generation(Text(text.ids[:, :-1], text.mask[:, 1:]), self.dec)
-        states, labels = labelled(qformer.decode(inputs, prefix), next_tokens(text.ids, text.mask))
+        asked = text.mask if batch.counted is None else text.mask & batch.counted[:, None]
+        states, labels = labelled(qformer.decode(inputs, prefix), next_tokens(text.ids, asked))
         return itg(qformer.predict(states), labels, smoothing=self.options.itg_smoothing)
 
-    def _match(self, batch: Batch, memory: Memory, images: Negatives, texts: Negatives) -> Term:
+    def match(self, batch: Batch, memory: Memory, others: Others) -> Term:
         """ITM on the rows (image, its text), (another image, the text), (the image, another text)."""
         own = torch.arange(len(batch), device=batch.index.device)
-        if distributed.world_size() == 1:
-            paired = memory.select(torch.cat([own, images.index, own]))
-        else:
-            others = distributed.gather(batch.vision, exact=False)[images.index]
-            joined = Memory.concatenate(memory, self.bridge.qformer.memory.project(others))
-            paired = joined.select(torch.cat([own, own + len(batch), own]))
-        ids, mask = distributed.gather_padded(batch.text.ids), distributed.gather_padded(batch.text.mask)
-        own = own + distributed.rank() * len(batch)
-        rows = Text(ids, mask).select(torch.cat([own, own, texts.index]))
+        if len(others.patches):
+            memory = Memory.concatenate(memory, self.bridge.qformer.memory.project(others.patches))
+        paired = memory.select(torch.cat([own, others.images.index, own]))
+        rows = others.texts.select(torch.cat([own, own, others.captions.index]))
         logits = self.bridge.match_logits(self.bridge.qformer.fuse(rows, paired))
-        weight = torch.cat([torch.ones_like(images.weight), images.weight, texts.weight])
+        counts = others.images.weight.new_ones(len(batch)) if batch.counted is None else batch.counted.float()
+        weight = torch.cat([counts, others.images.weight, others.captions.weight])
         match = torch.arange(len(weight), device=weight.device) < len(batch)
         return itm(logits, match=match, weight=weight)
+
+    def _compare(self, batch: Batch, own: Embeddings, step: Step) -> tuple[Term, Callable[[], Others]]:
+        """ITC over all ranks' rows of this batch, and the fetching of what ITM pairs them with, for later.
+
+        The host learns what must be sent while the device goes on with ITC and ITG.
+        """
+        pairs, contrast = self.pairs(batch), self.contrast(own)
+        images, captions = self.negatives(contrast, pairs, step)
+        wanted = distributed.Exchange(images.index, captions.index, rows=len(batch), width=batch.text.ids.shape[1])
+        return self.itc(contrast, pairs), lambda: self._others(batch, images, captions, wanted)
+
+    def _others(self, batch: Batch, images: Negatives, captions: Negatives, wanted: distributed.Exchange) -> Others:
+        """Have the drawn rows of other ranks sent here, as raw patches and tokens."""
+        return Others(
+            wanted.fetch(IMAGES_FOR_TEXT, batch.vision),
+            _with_fetched(batch.text, wanted),
+            Negatives(wanted.places(IMAGES_FOR_TEXT), images.weight),
+            Negatives(wanted.places(TEXTS_FOR_IMAGE), captions.weight),
+        )
+
+
+def _with_fetched(text: Text, wanted: distributed.Exchange) -> Text:
+    """A rank's texts, and then those of other ranks that it needs, as wide as the widest rank's."""
+    if distributed.world_size() == 1:
+        return text
+    own = F.pad(torch.stack([text.ids, text.mask.long()], 1), (0, wanted.widest - text.ids.shape[1]))
+    ids, mask = torch.cat([own, wanted.fetch(TEXTS_FOR_IMAGE, own)]).unbind(1)
+    return Text(ids, mask.bool())

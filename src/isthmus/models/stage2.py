@@ -5,6 +5,7 @@ after the soft prompt, and the loss is on the answer (InstructBLIP).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -41,6 +42,13 @@ class Stage2(nn.Module):
         return self.llm.tokenize(answers, prompts=list(map(self.llm.prompt.asking, questions)))
 
     def _target(self, batch: Batch, step: Step) -> Target:
+        """The labels of the rows that count."""
+        target = self._texts(batch, step)
+        if batch.counted is None:
+            return target
+        return replace(target, mask=target.mask & batch.counted.cpu()[:, None], count=-1)
+
+    def _texts(self, batch: Batch, step: Step) -> Target:
         """The captions as labels; where they are split, by a draw keyed by (seed, epoch, index); answers never are."""
         if batch.questions is not None:
             return self.answers(batch.captions, batch.questions)

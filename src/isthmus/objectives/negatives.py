@@ -41,15 +41,17 @@ def draw_negatives(
     anchors: Int[Tensor, " B"],
     candidates: Int[Tensor, " N"],
     key: NegativeKey,
+    offset: int = 0,
 ) -> Negatives:
     """Draw one gathered row per anchor, never one that is the same thing.
 
     `log_weight` is similarity over temperature for hard negatives and zeros for uniform ones; `anchors` and
-    `candidates` are the rows' positions in their source, the keys of the noise. An anchor without an admissible
-    candidate keeps its own row with weight 0.
+    `candidates` are the rows' positions in their source, the keys of the noise; anchor 0 is gathered row `offset`. An
+    anchor without an admissible candidate keeps its own row with weight 0. `same` may bar other pairs too, such as
+    rows that do not count.
     """
     noise = gumbel(key.seed, key.epoch, key.direction, anchors[:, None], candidates[None, :])
     score = (log_weight.detach().float() + noise).masked_fill(same, -torch.inf)
     drawable = ~same.all(dim=1)
-    own = (anchors[:, None] == candidates).int().argmax(dim=1)
+    own = torch.arange(offset, offset + len(anchors), device=anchors.device)
     return Negatives(torch.where(drawable, score.argmax(dim=1), own), drawable.float())

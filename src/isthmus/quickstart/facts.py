@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from isthmus.build.run import LOG
+from isthmus.build.training import LOG
 from isthmus.build.workshop import Workshop
 from isthmus.config.stages import STAGES
 from isthmus.models.stage1 import Stage1

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from isthmus.build.precision import Compute
-from isthmus.build.run import Training
+from isthmus.build.training import Training
 from isthmus.quickstart.notes import read_notes, write_notes
 from isthmus.quickstart.work import Work
 

@@ -13,10 +13,13 @@ from typing import Any
 from isthmus.build.bridge import BRIDGE
 from isthmus.build.data import open_looks, open_source
 from isthmus.build.going_on import weights_sum
-from isthmus.build.run import RECORD, build_training
+from isthmus.build.keeping import holds_checkpoints
+from isthmus.build.run import build_training
+from isthmus.build.training import RECORD
 from isthmus.build.workshop import Workshop, open_workshop
 from isthmus.config.run import LABELS, RunConfig, check, put, read_yaml
 from isthmus.config.stages import STAGES
+from isthmus.config.train import BOOKKEEPING
 from isthmus.quickstart.artists import ARTISTS
 from isthmus.quickstart.draw import SIZE
 from isthmus.quickstart.notes import read_notes
@@ -122,7 +125,7 @@ class Quickstart:
     def _train(self, stage: int, plan: StepPlan, workshop: Workshop) -> None:
         steps = plan.known(stage)
         if steps is None:
-            trial = build_training(self.config(stage, steps=100), workshop=workshop, progress=_silent)
+            trial = build_training(start_anew(self.config(stage, steps=100)), workshop=workshop, progress=_silent)
             trained = self.phases.seconds["stage 1"] if stage == 2 else 0.0
             steps = plan.decide(stage, measure_step(trial), trained=trained)
             del trial
@@ -130,8 +133,10 @@ class Quickstart:
         name, key = f"stage {stage}", self._stage_key(stage, steps)
         record = self._record(stage) if self.phases.done(name, key) else None
         if record is None:
+            if not (self.phases.known(name, key) and holds_checkpoints(config)):
+                config = start_anew(config)  # what is there is of other work
             with self.phases.run(name, key):
-                record = build_training(replace_bridge(config), workshop=workshop, progress=_silent).run()
+                record = build_training(config, workshop=workshop, progress=_silent).run()
         else:
             self.say(f"stage {stage}: {steps} steps are done already")
         self.records[stage] = record
@@ -152,7 +157,8 @@ class Quickstart:
         content: dict[str, Any] = {"asked": self.order.asked, "work": self.order.work.describe()}
         if stage == 2:
             content["stage 1"] = weights_sum(self.bridge(1))
-        return phase_key(f"stage {stage}", {**content, "config": config.model_dump(mode="json", exclude=LABELS)})
+        content["config"] = config.model_dump(mode="json", exclude={**LABELS, "train": BOOKKEEPING})
+        return phase_key(f"stage {stage}", content)
 
     def _record(self, stage: int) -> dict[str, Any] | None:
         """The record of a finished stage, where it and its bridge can be read."""
@@ -190,8 +196,8 @@ def keep_earlier(order: Order) -> Path | None:
     return kept
 
 
-def replace_bridge(config: RunConfig) -> RunConfig:
-    """The same config, told to train over a bridge that is no longer wanted."""
+def start_anew(config: RunConfig) -> RunConfig:
+    """The same config, told to go on from nothing that is there, and to train over whatever is."""
     return config.model_copy(update={"overwrite": True})
 
 

@@ -1,6 +1,9 @@
-"""Running means of loss terms over all ranks, each by its own weight, kept on the device until they are read."""
+"""Running means of loss terms over all ranks, each by its own weight, kept on the device until read; and the pace."""
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +20,10 @@ class Meters:
         self._weights: dict[str, Tensor] = {}
 
     def add(self, sums: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-        """Count one step's terms; one that is not finite counts neither above nor below."""
+        """Count one step's terms; one that is not finite makes its mean so, for nobody may overlook it."""
         for name, value in sums.items():
-            finite = torch.isfinite(value)
-            self._sums[name] = self._sums.get(name, 0) + torch.where(finite, value.detach(), 0)
-            self._weights[name] = self._weights.get(name, 0) + torch.where(finite, weights[name], 0)
+            self._sums[name] = self._sums.get(name, 0) + value.detach()
+            self._weights[name] = self._weights.get(name, 0) + weights[name].detach()
 
     def read(self) -> dict[str, float]:
         """The mean of each term since the last reading; starts anew."""
@@ -31,3 +33,40 @@ class Meters:
         }
         self._sums, self._weights = {}, {}
         return means
+
+    def state(self) -> dict[str, Any]:
+        """This rank's sums and weights as JSON, exact: a number of fp64 holds each."""
+        return {
+            name: {"sum": _exact(total), "weight": _exact(self._weights[name])} for name, total in self._sums.items()
+        }
+
+    def load(self, states: list[Mapping[str, Any]], device: torch.device) -> None:
+        """Go on from sums that were saved, added up where those of several ranks come to this one."""
+        self._sums, self._weights = {}, {}
+        for state in states:
+            sums = {name: _tensor(one["sum"], device) for name, one in state.items()}
+            self.add(sums, {name: _tensor(one["weight"], device) for name, one in state.items()})
+
+
+def _exact(value: Tensor) -> list[Any]:
+    return [float(value), str(value.dtype).removeprefix("torch.")]
+
+
+def _tensor(saved: list[Any], device: torch.device) -> Tensor:
+    value, dtype = saved
+    return torch.tensor(value, dtype=getattr(torch, dtype), device=device)
+
+
+@dataclass
+class Pace:
+    """Seconds per step since the last line, without those that evaluating and saving took."""
+
+    step: int
+    begun: float
+
+    def read(self, step: int) -> float:
+        """Seconds per step up to now; starts anew."""
+        now = time.monotonic()
+        seconds = (now - self.begun) / (step - self.step)
+        self.step, self.begun = step, now
+        return seconds

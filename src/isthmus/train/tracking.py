@@ -3,29 +3,44 @@
 import json
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from isthmus.errors import UserError
 
+Record = Mapping[str, Any]
+
 
 class JsonLines:
-    """Append records to a file, each flushed as it is written, so that a killed run keeps all of them."""
+    """Append records to a file, each flushed as it is written, so that a killed run keeps all of them.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    A line that a kill cut short stays, and the next record stands on a line of its own. `also` is told every record
+    once it is in the file.
+    """
+
+    def __init__(self, path: Path, also: Callable[[Record], None] | None = None) -> None:
+        self._path, self._also = path, also
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            cut = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
             self._file: TextIO = path.open("a")
+            if cut:
+                self._file.write("\n")
         except OSError as problem:
             raise UserError(f"{path} cannot be written ({problem.strerror}); choose another output") from problem
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Write one record with the time (seconds since 1970); raises `UserError` where the disk is full."""
+        self._append(record)
+        if self._also is not None:
+            self._also(record)
+
+    def _append(self, record: Record) -> None:
         try:
             self._file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
             self._file.flush()
@@ -47,12 +62,64 @@ class JsonLines:
         self.close()
 
 
+def last_run(path: Path) -> list[dict[str, Any]]:
+    """Every record of a log since its last `start`, in order; lines that a kill cut short are left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    starts = [number for number, record in enumerate(records) if "start" in record]
+    return records[starts[-1] :] if starts else records
+
+
+def unbroken(records: Iterable[Record]) -> list[Record]:
+    """A run's records as if it had never been stopped.
+
+    A `resume` record names the step of its checkpoint. What was logged before it of later steps is left out, since
+    those steps were taken again and stand after it; so does an evaluation that is made again at that very step.
+    """
+    kept: dict[object, Record] = {}
+    for number, record in enumerate(records):
+        if "resume" in record:
+            step = record["resume"]["step"]
+            kept = {place: one for place, one in kept.items() if one.get("step", 0) <= step}
+        kind = next((name for name in ("evaluation", "skipped_rows") if name in record), "losses")
+        place = (record["step"], kind) if "step" in record else number
+        kept.pop(place, None)
+        kept[place] = record
+    return list(kept.values())
+
+
+def in_words(seconds: float) -> str:
+    """A duration as people say it: `45 s`, `24 min`, `3 h 05 min`, `2 d 4 h`."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes:02} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours} h"
+
+
+def step_pace(seconds: float, pairs: int) -> str:
+    """How fast steps are: seconds of one, and image-text pairs a second over all ranks."""
+    rate = pairs / seconds if seconds > 0 else float("inf")
+    return f"{seconds:.2f} s/step, {rate:,.{0 if rate >= 10 else 1}f} pairs/s"
+
+
 class Reporter:
-    """Progress with time left: a bar on a terminal, plain lines elsewhere, silence on other ranks than 0."""
+    """Progress with time left: a bar on a terminal, plain lines elsewhere, silence on other ranks than 0.
+
+    Work that was done before, up to `start`, counts for how far it is and not for how fast it goes; nor does what is
+    said or done before the first of the work.
+    """
 
     def __init__(self, title: str, total: int, *, start: int = 0, silent: bool = False) -> None:
         self._title, self._total, self._silent = title, total, silent
-        self._begun, self._start = time.monotonic(), start
+        self._begun, self._start, self._done = time.monotonic(), start, start
         self._console = Console(file=sys.stderr)
         self._bar: Progress | None = None
         if self._console.is_terminal and not silent:
@@ -61,10 +128,10 @@ class Reporter:
                 BarColumn(),
                 TextColumn("{task.completed}/{task.total} {task.fields[figures]}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}"),
             )
             self._bar = Progress(*columns, console=self._console)
-            self._task = self._bar.add_task(title, total=total, completed=start, figures="")
+            self._task = self._bar.add_task(title, total=total, completed=start, figures="", left="")
 
     def __enter__(self) -> "Reporter":
         if self._bar is not None:
@@ -77,17 +144,33 @@ class Reporter:
 
     def advance(self, done: int, figures: str | None = None) -> None:
         """Say how far the work is; plain output prints a line only where there are figures."""
+        self._done = done
         if self._silent:
             return
         if self._bar is not None:
-            self._bar.update(self._task, completed=done)
+            self._bar.update(self._task, completed=done, left=self._left())
             if figures is not None:
                 self._bar.update(self._task, figures=figures)
         elif figures is not None:
-            self._plain(f"{self._title} {done}/{self._total}{self._left(done)}  {figures}")
+            self._plain("  ".join(filter(None, (self._place(), self._left(), figures))))
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Show what keeps the work waiting, such as an evaluation: beside the bar, or as a plain line at its start."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"{self._title}, {what}", refresh=True)
+        elif not self._silent:
+            self._plain(f"{self._place()}  {what}")
+        try:
+            yield
+        finally:
+            self._wait_to_begin()
+            if self._bar is not None:
+                self._bar.update(self._task, description=self._title)
 
     def say(self, line: str) -> None:
         """Print a line above the progress."""
+        self._wait_to_begin()
         if self._silent:
             return
         if self._bar is not None:
@@ -104,11 +187,20 @@ class Reporter:
         passed = time.monotonic() - self._begun
         return (done - self._start) / passed if done > self._start and passed > 0 else None
 
-    def _left(self, done: int) -> str:
-        if done <= self._start:
+    def _wait_to_begin(self) -> None:
+        if self._done == self._start:
+            self._begun = time.monotonic()
+
+    def _place(self) -> str:
+        return f"{self._title} {self._done}/{self._total}"
+
+    def _left(self) -> str:
+        passed, done = time.monotonic() - self._begun, self._done - self._start
+        if done <= 0:
             return ""
-        seconds = (time.monotonic() - self._begun) / (done - self._start) * (self._total - done)
-        return f"  {seconds / 60:.1f} min left"
+        if self._done >= self._total:
+            return f"took {in_words(passed)}"
+        return f"{in_words(passed / done * (self._total - self._done))} left"
 
 
 class StoreProgress:
