@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from command_line import STEPS, isthmus, tiny_recipes
+from isthmus.build import data
 from isthmus.checkpoints.native import read_bridge
 from isthmus.tasks import caption
 from isthmus.train import loop
@@ -158,6 +159,18 @@ def test_a_signal_ends_a_run_whose_work_is_kept(place, capfd, ask, where, owner,
         record["resumed_after"] == [done]
         and record["figures"] == json.loads((undisturbed / "run.json").read_text())["figures"]
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_features_are_made_ends_the_run_before_its_first_step(place, capfd, ask, number):
+    output = place / f"features-{number}"
+    undo = ask(data, "extract", 1, number)
+    command = ("train", place / "one.yaml", f"output={output}", f"features.folder={place / f'store-{number}'}")
+    assert isthmus(*command) == (130 if number == signal.SIGINT else 143)
+    undo()
+    assert capfd.readouterr().err.splitlines()[-1].endswith("; what was saved before is kept")
+    assert isthmus(*command) == 0
+    assert_equal_runs(whole(place), output)
 
 
 def test_a_run_stopped_before_its_last_evaluation_makes_up_for_it(place, ask):

@@ -4,7 +4,7 @@ ITC needs the embeddings of all rows at once, and nothing else of them, so a ste
 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"). The first pass keeps the embeddings
 alone. ITC of all rows is then computed, a block of rows at a time, with its gradient with respect to every embedding,
 and ITM's negatives are drawn from all rows. The second pass computes each micro-batch again, with the same dropout, and
-hands that gradient on; ITG and ITM are done there. It is the gradient of one batch of all rows (docs/adr/0011).
+hands that gradient on; ITG and ITM are done there. It is the gradient of one batch of all rows (docs/adr/0012).
 
 Patches are held for one micro-batch at a time, and read again from the feature store by the keys that rows carry.
 """
