@@ -100,9 +100,11 @@ def in_turn() -> Iterator[None]:
     turns = _joined(int(os.environ.get("LOCAL_WORLD_SIZE", world_size())), distributed.ReduceOp.MAX)
     for _ in range(mine):
         wait()
-    yield
-    for _ in range(turns - mine):
-        wait()
+    try:
+        yield
+    finally:
+        for _ in range(turns - mine):
+            wait()
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def test_a_signal_ends_a_run_whose_work_is_kept(place, capfd, ask, where, owner,
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert last == (
         f"isthmus: {word} after step {done} of {STEPS}; what was done is saved in {output / 'checkpoints'}, and the "
-        "same command goes on from there"
+        "same command, without overwrite or resume, goes on from there"
     )
     assert (output / "checkpoints" / "latest").read_text().strip() == f"step-{done:08d}"
     assert isthmus(*command) == 0
@@ -226,6 +226,8 @@ def test_a_checkpoint_is_a_model_folder_too(place):
             "`train.best` is loss.right, which this run is not scored",
         ),
         (["train.best_is=lowest"], "`train.best` is missing"),
+        (["train.best=text_to_image.R@1", "data.evaluation=null"], "`train.best` needs pictures to be scored on"),
+        (["precision=PRECISION"], "and this run would go on in"),
     ],
 )
 def test_what_cannot_be_gone_on_with_is_one_line(place, capfd, ask, more, sentence):
@@ -236,7 +238,9 @@ def test_what_cannot_be_gone_on_with_is_one_line(place, capfd, ask, more, senten
     assert isthmus(*command) == 143
     undo()
     capfd.readouterr()
-    assert isthmus(*command, *more) == 2
+    bf16 = json.loads((output / "checkpoints" / "step-00000002" / "config.json").read_text())["provenance"]["precision"]
+    other = "fp32" if bf16 == "bfloat16" else "bf16"
+    assert isthmus(*command, *(word.replace("PRECISION", other) for word in more)) == 2
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("isthmus: ") and (sentence in last or "best_is" in last)
 
@@ -258,3 +262,38 @@ def test_a_damaged_checkpoint_is_passed_over_by_name_and_refused_when_it_is_aske
     err = capfd.readouterr().err
     assert "optimizer.safetensors is damaged" in err and f"3 of {STEPS} steps are done" in err
     assert_equal_runs(whole(place), output)
+
+
+def test_training_over_a_run_leaves_its_checkpoints_until_the_new_one_starts(place, ask, monkeypatch):
+    output = place / "over"
+    command = ("train", place / "one.yaml", f"output={output}")
+    undo = ask(torch.nn.utils, "clip_grad_norm_", 4, signal.SIGTERM)
+    assert isthmus(*command) == 143
+    undo()
+    undo = ask(data, "extract", 1, signal.SIGTERM)  # before the first step, as of a process that dies
+    assert isthmus(*command, "overwrite=true") == 143
+    undo()
+    aside = output / "checkpoints-overwritten"
+    assert (aside / "latest").read_text().strip() == "step-00000004" and not (output / "checkpoints").exists()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # the launcher's restart of it goes on from nothing of that
+    assert isthmus(*command, "overwrite=true") == 0
+    assert not aside.exists() and json.loads((output / "run.json").read_text())["resumed_after"] == []
+    assert_equal_runs(whole(place), output)
+
+
+def test_a_restart_goes_on_from_what_it_saved_and_not_from_where_the_run_went_on_first(place, ask, monkeypatch, capfd):
+    one, output = place / "over", place / "restarted"
+    first = one / "checkpoints" / f"step-{STEPS:08d}"
+    shutil.rmtree(output, ignore_errors=True)
+    base = ("train", place / "one.yaml", f"output={output}", "train.save_every=1", "train.keep=9")
+    undo = ask(torch.nn.utils, "clip_grad_norm_", 2, signal.SIGTERM)
+    assert isthmus(*base) == 143
+    undo()
+    command = (*base, f"resume={output / 'checkpoints' / 'step-00000001'}")
+    undo = ask(torch.nn.utils, "clip_grad_norm_", 3, signal.SIGTERM)
+    assert isthmus(*command) == 143 and first.is_dir()
+    undo()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    capfd.readouterr()
+    assert isthmus(*command) == 0
+    assert f"4 of {STEPS} steps are done" in capfd.readouterr().err

@@ -24,6 +24,8 @@ from isthmus.train.resume import Snapshot, take
 from isthmus.train.trackers import Trackers
 
 CHECKPOINTS = "checkpoints"
+OVERWRITTEN = "checkpoints-overwritten"
+"""Where those of a run wait that is trained over, until the new one takes its first step."""
 
 
 def open_shelf(config: RunConfig) -> Shelf:
@@ -61,9 +63,11 @@ class Keeper:
         """What the run took so far."""
         return round(self.before + time.monotonic() - self._begun, 1)
 
-    def go_on(self, position: Mapping[str, Any]) -> None:
-        """Note that a run goes on after a step that is saved already."""
-        self._saved, self.before = position["step"], position["seconds"]
+    def go_on(self, position: Mapping[str, Any], folder: Path) -> None:
+        """Note that a run goes on after a step that is saved in a folder, which may be another run's."""
+        self.before = position["seconds"]
+        if folder.resolve().parent == self.shelf.folder.resolve():
+            self._saved = position["step"]
         self.resumed_after = (*position["resumed_after"], position["step"])
 
     def save(self, trainer: Trainer) -> None:
@@ -80,9 +84,6 @@ class Keeper:
             self._bridge_is_there = True
 
     def _save(self, trainer: Trainer) -> None:
-        for name, tower in self.towers.items():
-            if not tower.unchanged():
-                raise UserError(f"the frozen {name} changed in training, so nothing was saved; please report this")
         snapshot = take(trainer)
         if distributed.rank() == 0:
             file = self._file(trainer, snapshot)
@@ -109,6 +110,9 @@ class Keeper:
         return BridgeFile(self.built.bridge.sizes, tensors, {**self.provenance, "step": trainer.done})
 
     def _write_bridge(self, trainer: Trainer) -> None:
+        for name, tower in self.towers.items():
+            if not tower.unchanged():
+                raise UserError(f"the frozen {name} changed in training, so no bridge was saved; please report this")
         if distributed.rank() == 0:
             tensors = {name: tensor.detach().cpu() for name, tensor in self.built.bridge.state_dict().items()}
             file, place = self._bridge(trainer, tensors), Path(self.config.output) / BRIDGE
@@ -119,13 +123,19 @@ class Keeper:
         name = self.config.train.best
         if name is None:
             return
-        value, best = _figure(figures, name), self.shelf.best()
-        sign = -1 if self.config.train.best_is == "lowest" else 1
-        if math.isfinite(value) and (best is None or sign * value > sign * best["value"]):
+        value = _figure(figures, name)
+        if distributed.agree(int(distributed.rank() == 0 and self._is_best(value))):
             self.save(trainer)
             if distributed.rank() == 0:
                 self.shelf.wait()
                 self.shelf.mark_best(trainer.done, name, value)
+
+    def _is_best(self, value: float) -> bool:
+        """Whether a figure is better than the best that is kept; the first process alone can tell."""
+        best, sign = self.shelf.best(), -1 if self.config.train.best_is == "lowest" else 1
+        if best is not None and best["metric"] != self.config.train.best:
+            best = None  # by another figure
+        return math.isfinite(value) and (best is None or sign * value > sign * best["value"])
 
 
 def _figure(figures: Mapping[str, Any], name: str) -> float:

@@ -39,6 +39,7 @@ def plan_of(config: RunConfig, batches_per_epoch: int) -> Plan:
         save_every=train.save_every,
         save_seconds=None if train.save_minutes is None else 60 * train.save_minutes,
         stop_after_skipped=train.stop_after_skipped,
+        together=config.llm is not None and config.llm.sharded,
     )
 
 

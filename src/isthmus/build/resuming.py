@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from isthmus import distributed
 from isthmus.build.going_on import weights_sum
-from isthmus.build.keeping import open_shelf
+from isthmus.build.keeping import OVERWRITTEN, open_shelf
 from isthmus.build.workshop import Tower
 from isthmus.checkpoints.shelf import Found
 from isthmus.checkpoints.training import read_training
@@ -22,7 +23,9 @@ def find_checkpoint(config: RunConfig) -> Found | None:
     Raises `CheckpointError` where the checkpoint that the config names is damaged, or all that there are,
     `ConfigError` where it is of another run.
     """
-    found = _newest(config) if config.resume is None else _read(Path(config.resume).expanduser())
+    found = _newest(config) if config.resume is None or _restarted() else None
+    if found is None and config.resume is not None:
+        found = _read(Path(config.resume).expanduser())
     if found is not None:
         refuse_other_run(config, found.file.bridge.provenance, f"{found.folder} is a checkpoint of")
     return found
@@ -30,7 +33,9 @@ def find_checkpoint(config: RunConfig) -> Found | None:
 
 def _newest(config: RunConfig) -> Found | None:
     found: Found | None = None
-    if distributed.rank() == 0 and (not config.overwrite or _restarted()):
+    if distributed.rank() == 0:
+        if config.overwrite and not _restarted():
+            _put_aside(config)
         found = open_shelf(config).newest()
     chosen = distributed.gather_objects(None if found is None else str(found.folder))[0]
     if chosen is None or found is not None:
@@ -41,6 +46,14 @@ def _newest(config: RunConfig) -> Found | None:
             "`output` where all processes can read it"
         )
     return _read(Path(chosen))
+
+
+def _put_aside(config: RunConfig) -> None:
+    """Move an earlier run's checkpoints away: a launcher's restart of this one would take them for its own."""
+    folder, aside = open_shelf(config).folder, Path(config.output) / OVERWRITTEN
+    if folder.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
 
 def _read(folder: Path) -> Found:

@@ -105,11 +105,21 @@ def _go_on(found: Found, trainer: Trainer, keeper: Keeper) -> Resume:
     position = found.file.position
     rows = keeper.config.train.batch_size * distributed.world_size()
     refuse_other_batch(position, rows=rows, accumulation=trainer.plan.accumulation)
+    _refuse_other_precision(found, keeper.provenance["precision"])
     put_back(trainer, found.file, found.folder)
-    keeper.go_on(position)
+    keeper.go_on(position, found.folder)
     processes = position["processes"]
     told = resumed(trainer, found.folder, trainer.done, processes=processes, passed_over=found.passed_over)
     return Resume(told, position["trackers"])
+
+
+def _refuse_other_precision(found: Found, precision: str) -> None:
+    before = found.file.bridge.provenance["precision"]
+    if before != precision:
+        raise ConfigError(
+            f"{found.folder} was trained in {before}, and this run would go on in {precision}; set `precision`, or "
+            "take a device that has it"
+        )
 
 
 def dry_trainer(config: RunConfig, stage: Stage1 | Stage2, built: BuiltBridge, reread: Reread) -> Trainer:

@@ -13,7 +13,7 @@ from isthmus import distributed
 from isthmus.build.bridge import BRIDGE, BuiltBridge
 from isthmus.build.evaluation import Evaluation
 from isthmus.build.greeting import Greeting, Resumed, Saving, greeting
-from isthmus.build.keeping import CHECKPOINTS, Keeper
+from isthmus.build.keeping import OVERWRITTEN, Keeper
 from isthmus.build.workshop import Tower, Workshop
 from isthmus.checkpoints.native import update_provenance
 from isthmus.config.run import RunConfig
@@ -96,7 +96,7 @@ class Training:
         if distributed.rank() == 0:
             (output / RECORD).unlink(missing_ok=True)  # it will be true again when this run has ended
             if self.resume is None:
-                shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+                shutil.rmtree(output / OVERWRITTEN, ignore_errors=True)
         greeting = self._greeting()
         if self.resume is None:
             log.write({"start": self.built.report[0], "run": greeting.record(), **self.keeper.provenance})
@@ -132,7 +132,8 @@ class Training:
     def _where_it_is(self) -> str:
         if self.trainer.done == 0:
             return "nothing was trained yet"
-        return f"what was done is saved in {self.keeper.shelf.folder}, and the same command goes on from there"
+        here = f"what was done is saved in {self.keeper.shelf.folder}"
+        return f"{here}, and the same command, without overwrite or resume, goes on from there"
 
     def evaluate(self) -> dict[str, Any]:
         """Score the bridge as it is on the held-out source; nothing where there is none."""

@@ -162,7 +162,11 @@ class Shelf:
         """Remove what is not kept; only a shelf that has written a whole one does, and that one stays."""
         if self._written is None:
             return
-        steps, best = self._steps(), self.best()
+        try:
+            best = self.best()
+        except CheckpointError:
+            return  # which of them is the best is not known: nothing is removed
+        steps = self._steps()
         kept = {*[step for step in steps if step <= self._written][: self.keep], best and best["step"]}
         for step in steps:
             if step not in kept:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 
+from isthmus import distributed
 from isthmus.build.finished import look_back
 from isthmus.build.planned import Planned
 from isthmus.build.run import build_training, dry_trainer
@@ -44,6 +45,7 @@ def _train(config: RunConfig, workshop: Workshop | None) -> Workshop:
     with StoreProgress() as progress:
         training = build_training(config, workshop=workshop, progress=progress)
     record = training.run()
-    show_figures(record["figures"])
-    say(f"the bridge is in {Path(config.output) / 'bridge'}")
+    if distributed.rank() == 0:
+        show_figures(record["figures"])
+        say(f"the bridge is in {Path(config.output) / 'bridge'}")
     return training.workshop

@@ -97,6 +97,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _best_is_scored(self) -> "RunConfig":
+        if self.train.best is not None and self.data.evaluation is None and self.data.held_out is None:
+            raise ValueError("`train.best` needs pictures to be scored on; give `data.evaluation` or `data.held_out`")
+        return self
+
+    @model_validator(mode="after")
     def _goes_on_or_starts_anew(self) -> "RunConfig":
         if self.overwrite and self.resume is not None:
             raise ValueError("`resume` goes on from a checkpoint and `overwrite` starts anew; leave one of them out")

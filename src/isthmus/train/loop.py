@@ -64,6 +64,7 @@ class Trainer:
         self.meters, self.skips = Meters(), Skips()
         self.done = self.scored = self._pairs = 0
         self._saved_at = time.monotonic()
+        self._pace = Pace(0, self._saved_at)
 
     def run(self, batches: Iterable[Batch], hooks: Hooks, stopping: Stopping | None = None) -> dict[str, Any]:
         """Take the steps that are left, on batches that start there; returns the last evaluation.
@@ -74,13 +75,12 @@ class Trainer:
         """
         stopping, stream = stopping or Stopping(), iter(batches)
         figures: dict[str, Any] = {}
-        pace = Pace(self.done, time.monotonic())
+        self._pace = Pace(self.done, time.monotonic())
         while True:
-            paused = time.monotonic()
-            found: _Found = self._evaluate_if_due(hooks, stopping)
+            with self._pace.paused():
+                found: _Found = self._evaluate_if_due(hooks, stopping)
             if isinstance(found, dict):
                 figures = found
-            pace.begun += time.monotonic() - paused
             if self.done < self.plan.steps and not isinstance(found, Exception):
                 found = self._fetch(stream, stopping)
             self._agree(found if isinstance(found, Exception) else None, stopping, hooks)
@@ -89,7 +89,7 @@ class Trainer:
             norm = self._step(cast(Held, found), self.done, stopping)
             if norm is not None:
                 self.done += 1
-                self._after_step(norm, hooks, pace)
+                self._after_step(norm, hooks)
 
     def _fetch(self, stream: Iterator[Batch], stopping: Stopping) -> Held | Exception | None:
         """The next step's micro-batches; or why there are none; None where the run was asked to end meanwhile."""
@@ -131,31 +131,35 @@ class Trainer:
             return None
         self.stage.eval()
         try:
-            with stopping.interruptible(), hooks.reporter.doing("evaluating"):
+            # computed together, it is left by none alone: the others would wait inside of it
+            with nullcontext() if self.plan.together else stopping.interruptible(), hooks.reporter.doing("evaluating"):
                 figures = hooks.evaluate()
+            self._tell(figures, hooks)
         except Stopped:
             return None
         except Exception as problem:  # raised when what was done is saved
+            if self.plan.together:
+                raise
             return problem
+        return figures
+
+    def _tell(self, figures: dict[str, Any], hooks: Hooks) -> None:
         self.scored = self.done
         if figures:
             hooks.reporter.say(f"held-out pictures, step {self.done}: {hooks.describe(figures)}")
         hooks.log.write({"step": self.done, "evaluation": {k: v for k, v in figures.items() if k != "captions"}})
         hooks.scored(self.done, figures)
-        return figures
 
-    def _after_step(self, norm: Tensor, hooks: Hooks, pace: Pace) -> None:
+    def _after_step(self, norm: Tensor, hooks: Hooks) -> None:
         hooks.reporter.advance(self.done)
         if _due(self.done, self.plan.log_every, self.plan.steps):
             norm_now = float(norm)  # waits for the device, so that the clock tells the truth
-            self._log(hooks, norm_now, pace.read(self.done))
+            self._log(hooks, norm_now, self._pace.read(self.done))
         if _due(self.done, self.plan.save_every, self.plan.steps):
-            paused = time.monotonic()
             self._save(hooks)
-            pace.begun += self._saved_at - paused
 
     def _save(self, hooks: Hooks) -> None:
-        with hooks.reporter.doing("saving"):
+        with self._pace.paused(), hooks.reporter.doing("saving"):
             hooks.save(self.done)
         self._saved_at = time.monotonic()
 

@@ -1,7 +1,8 @@
 """Running means of loss terms over all ranks, each by its own weight, kept on the device until read; and the pace."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,15 @@ class Pace:
 
     step: int
     begun: float
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.begun += time.monotonic() - begun
 
     def read(self, step: int) -> float:
         """Seconds per step up to now; starts anew."""

@@ -24,6 +24,8 @@ class Plan:
     save_every: int | None
     save_seconds: float | None
     stop_after_skipped: int
+    together: bool = False
+    """All ranks evaluate together, as where the language model is shared out: none may leave it alone."""
 
     def epoch(self, number: int) -> int:
         """The epoch of the rows of step `number`, counted from 0."""

@@ -63,7 +63,7 @@ class Stopping:
             return
         if self.asked is not None:
             if time.monotonic() - self._heard_at > _SAME_WISH:
-                os._exit(128 + number)
+                os._exit(130 if number == signal.SIGINT else 143)
             return
         self.asked, self._heard_at = number, time.monotonic()
         if self._interruptible:

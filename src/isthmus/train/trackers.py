@@ -116,7 +116,13 @@ class Trackers:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What finds the runs again, as JSON for a checkpoint, by the tracker's name."""
-        return {name: KINDS[name].state(self._accelerator.get_tracker(name, unwrap=True)) for name in self._names}
+        found = {}
+        for name in self._names:
+            try:
+                found[name] = KINDS[name].state(self._accelerator.get_tracker(name, unwrap=True))
+            except Exception as problem:  # a resumed run will begin a new one there
+                self._say(f"the tracker {name} does not say which run it is in: {_first_line(problem)}")
+        return found
 
     def __enter__(self) -> "Trackers":
         return self
