@@ -1,5 +1,7 @@
 """What a run's optimizer and plan take from its config, and what it says of a place that it cannot write."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -9,14 +11,17 @@ from fakes import tiny_bert_folder
 from isthmus.build.bridge import fresh_bridge
 from isthmus.build.plan import optimizer_of, plan_of
 from isthmus.build.precision import Compute
-from isthmus.build.run import _provenance, build_training
+from isthmus.build.run import _provenance, _refuse_other_precision, build_training
 from isthmus.build.training import _write_record
 from isthmus.build.workshop import Tower
 from isthmus.checkpoints.card import model_card
+from isthmus.checkpoints.shelf import Found
+from isthmus.checkpoints.training import TrainingFile
 from isthmus.config.model import BridgeConfig
 from isthmus.config.run import check
-from isthmus.errors import UserError
+from isthmus.errors import ConfigError, UserError
 from isthmus.models.stage1 import Stage1
+from isthmus.records import BridgeFile
 
 CONTENT = {
     "stage": 1,
@@ -82,3 +87,11 @@ def test_a_tower_s_licence_goes_into_the_card_where_the_config_states_it():
     card = model_card({**provenance, "stage": 2})
     assert f"| encoder | `folder:encoder` | `{'f' * 32}` | MIT |" in card
     assert f"| llm | `folder:llm` | `{'f' * 32}` | unknown |" in card
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in():
+    bridge = BridgeFile(tiny_bridge().sizes, {}, {"precision": "bfloat16"})
+    found = Found(Path("runs/a/checkpoints/step-00000004"), TrainingFile(bridge, {}, {}, {}), [])
+    _refuse_other_precision(found, "bfloat16")
+    with pytest.raises(ConfigError, match=r"step-00000004 was trained in bfloat16, and this run .* in float32; take"):
+        _refuse_other_precision(found, "float32")

@@ -227,7 +227,6 @@ def test_a_checkpoint_is_a_model_folder_too(place):
         ),
         (["train.best_is=lowest"], "`train.best` is missing"),
         (["train.best=text_to_image.R@1", "data.evaluation=null"], "`train.best` needs pictures to be scored on"),
-        (["precision=PRECISION"], "and this run would go on in"),
     ],
 )
 def test_what_cannot_be_gone_on_with_is_one_line(place, capfd, ask, more, sentence):
@@ -238,9 +237,7 @@ def test_what_cannot_be_gone_on_with_is_one_line(place, capfd, ask, more, senten
     assert isthmus(*command) == 143
     undo()
     capfd.readouterr()
-    bf16 = json.loads((output / "checkpoints" / "step-00000002" / "config.json").read_text())["provenance"]["precision"]
-    other = "fp32" if bf16 == "bfloat16" else "bf16"
-    assert isthmus(*command, *(word.replace("PRECISION", other) for word in more)) == 2
+    assert isthmus(*command, *more) == 2
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("isthmus: ") and (sentence in last or "best_is" in last)
 

@@ -304,7 +304,7 @@ def test_time_without_a_checkpoint_calls_for_one(hooks, monkeypatch):
 
     monkeypatch.setattr(loop, "time", Clock())
     calls = []
-    make_trainer(Quadratic(), replace(PLAN, save_seconds=12.0, evaluate_every=None)).run(
+    make_trainer(Quadratic(), replace(PLAN, save_seconds=2.0, evaluate_every=None)).run(
         [tiny_batch()] * 6, hooks(calls)
     )
     saved = [call for call in calls if call.startswith("save")]

@@ -117,8 +117,8 @@ def _refuse_other_precision(found: Found, precision: str) -> None:
     before = found.file.bridge.provenance["precision"]
     if before != precision:
         raise ConfigError(
-            f"{found.folder} was trained in {before}, and this run would go on in {precision}; set `precision`, or "
-            "take a device that has it"
+            f"{found.folder} was trained in {before}, and this run would go on in {precision}; take "
+            "a device that has it"
         )
 
 
