@@ -108,8 +108,7 @@ def test_a_damaged_mark_is_said_and_nothing_is_removed(shelf, content):
     (shelf.folder / "best.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"best\.json is damaged; remove it"):
         shelf.best()
-    with pytest.raises(CheckpointError, match=r"best\.json is damaged; remove it"):
-        shelf.write(training_file(4), 4)
+    shelf.write(training_file(4), 4)
     assert steps(shelf) == [1, 2, 3, 4]
     assert_newest(shelf, 4)
 

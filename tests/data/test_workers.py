@@ -293,9 +293,10 @@ def test_a_picture_that_ends_the_worker_that_tries_it_is_named():
 
 
 _RUN = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from isthmus.data.workers import Workers, begin, prepared
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 class Rows:
     def __getitem__(self, key):
         begin(key)
