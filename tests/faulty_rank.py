@@ -53,7 +53,7 @@ def run(fault: str, struck: int) -> None:
     distributed.wait()
 
 
-def main(fault: str, struck: str = "1", minutes: str = "0.1") -> None:
+def main(fault: str, struck: str = "1", minutes: str = "0.25") -> None:
     config = check({**CONTENT, "train": {"steps": 1, "batch_size": 2, "timeout_minutes": float(minutes)}}, "here")
     with distributed.telling():
         join(config)

@@ -127,7 +127,7 @@ def test_when_one_dies_or_hangs_the_others_end_with_a_sentence(fault, struck, co
     with started(count, fault, struck) as ranks:
         for rank, process in enumerate(ranks):
             if rank != struck:
-                _, err = process.communicate(timeout=100)
+                _, err = process.communicate(timeout=200)
                 assert process.returncode == 4 and LOST.fullmatch(err) and happened in err, (rank, err)
 
 
@@ -142,7 +142,7 @@ def test_waiting_is_longer_than_the_timeout_and_ends_when_the_other_dies():
     with started(2, "busy") as ranks:
         assert [one.stdout.readline() for one in ranks] == ["rank 0 waits\n", "rank 1 waits\n"]
         with pytest.raises(subprocess.TimeoutExpired):
-            ranks[0].wait(timeout=10)
+            ranks[0].wait(timeout=20)
         ranks[1].kill()
         _, err = ranks[0].communicate(timeout=60)
         assert ranks[0].returncode == 4 and "has ended" in err
