@@ -1,9 +1,9 @@
 """Runs whose loading workers fail, and runs that keep the batches that are not full."""
 
 import json
+import multiprocessing
 import time
 
-import psutil
 import pytest
 
 from command_line import isthmus
@@ -19,7 +19,7 @@ def test_a_hung_worker_ends_the_run_with_one_sentence(trained, monkeypatch, capf
     (told,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("isthmus: ")]
     assert told.startswith("isthmus: loading worker 0 (pid ")
     assert "gave no batch within 3 seconds; it had last begun row " in told and "pictures/" in told
-    assert not psutil.Process().children()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(("stage", "batch"), [("one", 23), ("two", 23), ("one", 7)])
