@@ -46,11 +46,13 @@ class Case:
     steps: int = 10
     shares: tuple[int, ...] = ()
     joined: bool = False
+    itm_every: int = 1
 
 
 TWO = {
     "stage 1, exact": Case(),
     "stage 1, detached": Case(gather="detached"),
+    "stage 1, ITM on every third row": Case(itm_every=3, steps=4),
     "stage 1, in two passes": Case(accumulation=3, joined=True),
     "stage 1, in two passes, detached": Case(accumulation=2, joined=True, gather="detached", steps=4),
     "stage 2": Case(stage=2),
@@ -60,7 +62,9 @@ TWO = {
 THREE = {
     "stage 1, exact": Case(shares=(2, 1, 0)),
     "stage 1, detached": Case(gather="detached", shares=(2, 1, 0), steps=4),
+    "stage 1, ITM on every second row": Case(itm_every=2, shares=(2, 1, 0), steps=4),
     "stage 1, in two passes": Case(accumulation=2, joined=True, shares=(2, 1, 0)),
+    "stage 1, in two passes, ITM on every fourth row": Case(accumulation=2, joined=True, itm_every=4, steps=4),
     "stage 2": Case(stage=2, accumulation=2, shares=(2, 1, 0)),
 }
 
@@ -124,7 +128,7 @@ def trainer_of(case: Case, reread: Reread | None = None) -> Trainer:
 
 def make_stage(case: Case) -> nn.Module:
     if case.stage == 1:
-        return Stage1(tiny_bridge(), dec=DEC, options=Stage1Options(gather=case.gather))
+        return Stage1(tiny_bridge(), dec=DEC, options=Stage1Options(gather=case.gather, itm_every=case.itm_every))
     llm = decoders.llm("gpt2")  # Llama's norms are in fp32 whatever the rest, and 1/3 rounds
     return Stage2(tiny_bridge(text=False, shared_width=None, language_width=llm.width), llm)
 

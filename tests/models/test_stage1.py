@@ -86,7 +86,7 @@ def slow_itg(stage, batch):
 
 
 def slow_itm(stage, batch, images, texts):
-    rows = range(len(batch))
+    rows = range(0, len(batch), stage.options.itm_every)
     pairs = [(row, row, 1, 1.0) for row in rows]
     pairs += [(int(images.index[row]), row, 0, float(images.weight[row])) for row in rows]
     pairs += [(row, int(texts.index[row]), 0, float(texts.weight[row])) for row in rows]
@@ -118,6 +118,21 @@ def test_the_losses_and_their_gradients_are_the_papers_computed_slowly(drawn, ba
     fast = gradients(stage, sum(term.sum for _, term in losses))
     for name, expected in gradients(stage, sum(slow.values())).items():
         assert torch.allclose(fast[name], expected, atol=1e-10 * max(1.0, expected.abs().max().item()), rtol=0), name
+
+
+@pytest.mark.parametrize("nth", [2, 3, 9])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_itm_on_every_nth_row_is_that_of_these_rows(drawn, batch, nth):
+    stage, batch = build(itm_every=nth), BATCHES[batch]()
+    losses, counted = stage(batch, LATE), stage.count(batch, LATE)
+    (_, _, images), (_, _, texts) = drawn
+    assert losses["itm"].sum.item() == pytest.approx(slow_itm(stage, batch, images, texts).item(), abs=1e-10)
+    rows = range(0, len(batch), nth)
+    weight = sum(1 + images.weight[row].item() + texts.weight[row].item() for row in rows)
+    assert losses["itm"].weight.item() == counted["itm"].item() == weight
+    whole = build()(batch, LATE)
+    for name in ("itc", "itg"):
+        assert losses[name].sum.item() == whole[name].sum.item(), name
 
 
 @pytest.mark.parametrize("policy", ["image", "off"])

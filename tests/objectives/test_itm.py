@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from isthmus.objectives.itm import itm
+from isthmus.objectives.itm import every_nth, itm
 
 MATCH = torch.tensor([True, False, False])
 
@@ -39,3 +39,15 @@ def test_unequal_ranks_sum_to_the_whole():
     parts = [itm(logits[s], match=MATCH[s], weight=torch.ones(len(logits[s]))) for s in (slice(0, 1), slice(1, 3))]
     assert sum(p.sum for p in parts).item() == pytest.approx(whole.sum.item())
     assert sum(p.weight for p in parts) == whole.weight
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_every_nth_row_is_the_same_for_any_number_of_ranks(nth, ranks):
+    """Twelve rows, of which row 6 does not count."""
+    counted, found = torch.arange(12) != 6, []
+    for offset in range(0, 12, 12 // ranks):
+        anchors = every_nth(nth, counted[offset : offset + 12 // ranks], offset=offset)
+        assert len(anchors.index) == -(-(12 // ranks) // nth)
+        found += [offset + row for row in anchors.index[anchors.weight == 1].tolist()]
+    assert found == [row for row in range(0, 12, nth) if row != 6]

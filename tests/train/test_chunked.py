@@ -11,6 +11,7 @@ from bridges import DEC, one_batch, tiny_batch, tiny_bridge
 from isthmus.models import stage1
 from isthmus.models.contrast import Contrast, Embeddings, Others
 from isthmus.models.stage1 import Stage1, Stage1Options
+from isthmus.objectives.itm import Anchors
 from isthmus.objectives.negatives import Negatives
 from isthmus.records import Text
 from isthmus.train import chunked
@@ -100,7 +101,10 @@ def test_losses_and_gradients_are_those_of_one_pass(blocks, name, number, gather
     assert any(gradient.abs().max() > 1e-3 for gradient in found[0].values())
 
 
-@pytest.mark.parametrize("options", [{"identity": "off"}, {"temperature": 0.8}, {"negatives": "hard"}], ids=str)
+SWITCHES = [{"identity": "off"}, {"temperature": 0.8}, {"negatives": "hard"}, {"itm_every": 2}, {"itm_every": 5}]
+
+
+@pytest.mark.parametrize("options", SWITCHES, ids=str)
 def test_the_switches_of_the_stage_are_heeded(options):
     parts, one, two = parts_of("things in several"), make_stage(**options), make_stage(**options)
     expected = taken(make_trainer(one), one, [one_batch(parts)], UNIFORM)
@@ -161,6 +165,7 @@ def test_dropout_is_the_same_in_both_passes():
         second = torch.arange(3, 6)
         read = torch.cat([torch.arange(6)[rows], captions.index[rows]])
         others = Others(
+            Anchors(torch.arange(3), torch.ones(3)),
             whole.vision[images.index[rows]],
             Text(whole.text.ids[read], whole.text.mask[read]).trimmed(),
             Negatives(second, images.weight[rows]),

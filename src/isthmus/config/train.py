@@ -19,6 +19,8 @@ class ObjectivesConfig(Section):
     """How ITM's negatives are drawn; the original: hard from the first step."""
     uniform_share: float = Field(default=0.3, ge=0, le=1)
     """Share of the run with uniform negatives first."""
+    itm_every: Count = 1
+    """ITM on every so-many-th row of a step alone, which is most of a step's time: 4 takes it on a quarter."""
     itc_smoothing: Probability = 0.1
     """Label smoothing of ITC."""
     itg_smoothing: Probability = 0.1

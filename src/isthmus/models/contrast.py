@@ -11,6 +11,7 @@ from torch import Tensor
 from isthmus import distributed
 from isthmus.objectives.identity import IdentityPolicy, same_thing
 from isthmus.objectives.itc import image_to_text, text_to_image
+from isthmus.objectives.itm import Anchors
 from isthmus.objectives.negatives import Negatives
 from isthmus.records import Batch, Identity, Term, Text
 
@@ -105,11 +106,13 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Others:
-    """What ITM pairs the rows with. `images.index` counts the rows' own images and then `patches`, which are others'.
+    """What ITM pairs rows with, one image and one caption for each of `anchors`, which are among the rows.
 
-    `captions.index` is the place in `texts`: the rows' own, and then others'.
+    `images.index` counts the rows' own images and then `patches`, which are others'. `captions.index` is the place in
+    `texts`: the rows' own, and then others'.
     """
 
+    anchors: Anchors
     patches: Float[Tensor, "F P V"]
     texts: Text
     images: Negatives

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +18,7 @@ from isthmus.models.contrast import Contrast, Embeddings, Given, Others, Pairs, 
 from isthmus.objectives.identity import IdentityPolicy
 from isthmus.objectives.itc import itc
 from isthmus.objectives.itg import itg, labelled, next_tokens
-from isthmus.objectives.itm import itm
+from isthmus.objectives.itm import Anchors, every_nth, itm
 from isthmus.objectives.negatives import (
     IMAGES_FOR_TEXT,
     TEXTS_FOR_IMAGE,
@@ -40,6 +40,7 @@ class Stage1Options:
     identity: IdentityPolicy = "image_or_caption"  # the original: off
     negatives: Literal["uniform_then_hard", "hard"] = "uniform_then_hard"  # the original: hard
     uniform_share: float = 0.3
+    itm_every: int = 1
     itc_smoothing: float = 0.1
     itg_smoothing: float = 0.1
     clamp_temperature: bool = True  # the original: False
@@ -74,14 +75,20 @@ class Stage1(nn.Module):
 
         They are the same at every `step`.
         """
-        return self.weigh(batch, 2 * (~self.pairs(batch).barred.all(dim=1)).sum())
+        pairs = self.pairs(batch)
+        anchors = self.anchors(batch, pairs.offset)
+        drawable = ~pairs.barred.all(dim=1)[anchors.index]
+        return self.weigh(batch, (anchors.weight * (1 + 2 * drawable)).sum())
 
-    def weigh(self, batch: Batch, negatives: Shaped[Tensor, ""]) -> Mapping[str, Float[Tensor, ""]]:
-        """The weights of the losses where ITM has so many negatives."""
-        rows, tokens = torch.full((), float(len(batch)), device=batch.index.device), batch.text.mask[:, 1:]
-        if batch.counted is not None:
-            rows, tokens = batch.counted.sum().float(), tokens & batch.counted[:, None]
-        return {"itc": rows, "itg": tokens.sum().float(), "itm": rows + negatives}
+    def weigh(self, batch: Batch, matched: Float[Tensor, ""]) -> Mapping[str, Float[Tensor, ""]]:
+        """The weights of the losses where ITM has so many rows."""
+        counted = _counted(batch)
+        tokens = batch.text.mask[:, 1:] & counted[:, None]
+        return {"itc": counted.sum().float(), "itg": tokens.sum().float(), "itm": matched}
+
+    def anchors(self, batch: Batch, offset: int) -> Anchors:
+        """The rows of a batch that ITM is computed on; they stand in everyone's from `offset` on."""
+        return every_nth(self.options.itm_every, _counted(batch), offset=offset)
 
     def temperature(self) -> nn.Parameter:
         """ITC's temperature, held in its range unless told otherwise."""
@@ -151,16 +158,15 @@ class Stage1(nn.Module):
         return itg(qformer.predict(states), labels, smoothing=self.options.itg_smoothing)
 
     def match(self, batch: Batch, memory: Memory, others: Others) -> Term:
-        """ITM on the rows (image, its text), (another image, the text), (the image, another text)."""
-        own = torch.arange(len(batch), device=batch.index.device)
+        """ITM on the rows (image, its text), (another image, the text), (the image, another text) of every anchor."""
+        own, images, captions = others.anchors, others.images, others.captions
         if len(others.patches):
             memory = Memory.concatenate(memory, self.bridge.qformer.memory.project(others.patches))
-        paired = memory.select(torch.cat([own, others.images.index, own]))
-        rows = others.texts.select(torch.cat([own, own, others.captions.index]))
+        paired = memory.select(torch.cat([own.index, images.index, own.index]))
+        rows = others.texts.select(torch.cat([own.index, own.index, captions.index]))
         logits = self.bridge.match_logits(self.bridge.qformer.fuse(rows, paired))
-        counts = others.images.weight.new_ones(len(batch)) if batch.counted is None else batch.counted.float()
-        weight = torch.cat([counts, others.images.weight, others.captions.weight])
-        match = torch.arange(len(weight), device=weight.device) < len(batch)
+        weight = torch.cat([own.weight, images.weight, captions.weight])
+        match = torch.arange(len(weight), device=weight.device) < len(own.weight)
         return itm(logits, match=match, weight=weight)
 
     def _compare(self, batch: Batch, own: Embeddings, step: Step) -> tuple[Term, Callable[[], Others]]:
@@ -169,18 +175,21 @@ class Stage1(nn.Module):
         The host learns what must be sent while the device goes on with ITC and ITG.
         """
         pairs, contrast = self.pairs(batch), self.contrast(own)
-        images, captions = self.negatives(contrast, pairs, step)
+        anchors = self.anchors(batch, pairs.offset)
+        images, captions = (drawn.at(anchors) for drawn in self.negatives(contrast, pairs, step))
         wanted = distributed.Exchange(images.index, captions.index, rows=len(batch), width=batch.text.ids.shape[1])
-        return self.itc(contrast, pairs), lambda: self._others(batch, images, captions, wanted)
-
-    def _others(self, batch: Batch, images: Negatives, captions: Negatives, wanted: distributed.Exchange) -> Others:
-        """Have the drawn rows of other ranks sent here, as raw patches and tokens."""
-        return Others(
+        return self.itc(contrast, pairs), lambda: Others(
+            anchors,
             wanted.fetch(IMAGES_FOR_TEXT, batch.vision),
             _with_fetched(batch.text, wanted),
             Negatives(wanted.places(IMAGES_FOR_TEXT), images.weight),
             Negatives(wanted.places(TEXTS_FOR_IMAGE), captions.weight),
         )
+
+
+def _counted(batch: Batch) -> Bool[Tensor, " B"]:
+    """Which rows count: all, unless the batch says otherwise."""
+    return torch.ones_like(batch.index, dtype=torch.bool) if batch.counted is None else batch.counted
 
 
 def _with_fetched(text: Text, wanted: distributed.Exchange) -> Text:

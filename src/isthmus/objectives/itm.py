@@ -1,11 +1,34 @@
 """Image-text matching (BLIP-2 §3.2, ITM)."""
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from isthmus.records import Term
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The rows that ITM is computed on: their places, and what each weighs, 1, or 0 for one that does not count."""
+
+    index: Int[Tensor, " M"]
+    weight: Float[Tensor, " M"]
+
+
+def every_nth(nth: int, counted: Bool[Tensor, " B"], *, offset: int) -> Anchors:
+    """Every nth row of the gathered batch, as far as it is here; the first of these rows is gathered row `offset`.
+
+    So they are the same however many ranks share the batch. Every rank has equally many places, the last of them of
+    weight 0 where a row is missing.
+    """
+    rows = len(counted)
+    index = torch.arange(-offset % nth, -offset % nth + -(-rows // nth) * nth, nth, device=counted.device)
+    here = index < rows
+    index = index.clamp(max=rows - 1)
+    return Anchors(index, (here & counted[index]).float())
 
 
 def itm(logits: Float[Tensor, "R 2"], *, match: Bool[Tensor, " R"], weight: Float[Tensor, " R"]) -> Term:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from isthmus.objectives.itm import Anchors
 from isthmus.randomness import gumbel
 
 IMAGES_FOR_TEXT, TEXTS_FOR_IMAGE = 0, 1
@@ -23,6 +24,10 @@ class Negatives:
 
     index: Int[Tensor, " B"]
     weight: Float[Tensor, " B"]
+
+    def at(self, anchors: Anchors) -> "Negatives":
+        """Those of some anchors, where these count."""
+        return Negatives(self.index[anchors.index], self.weight[anchors.index] * anchors.weight)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from isthmus import distributed
 from isthmus.models.contrast import Contrast, Embeddings, Given, Others, Pairs, Rows
 from isthmus.models.stage1 import Stage1
+from isthmus.objectives.itm import Anchors
 from isthmus.objectives.negatives import Negatives
 from isthmus.records import Batch, Identity, Step, Term, Text, mean_over
 from isthmus.train.beginning import Plain, Seed, Stage, Take
@@ -101,10 +102,7 @@ class _Places:
 
 
 class Joined:
-    """A contrastive batch between its two passes: ITC of it, with its gradient, and the negatives that were drawn.
-
-    `counts` are the weights of each micro-batch's losses.
-    """
+    """A contrastive batch between its two passes; `counts` are the weights of each micro-batch's losses."""
 
     def __init__(self, stage: Stage1, reread: Reread, batches: Sequence[Batch], own: Embeddings, *, step: Step) -> None:
         """`batches` are this rank's micro-batches, whose patches are not looked at; `own` the embeddings of all."""
@@ -117,13 +115,15 @@ class Joined:
         counts = any(batch.counted is not None for batch in batches)
         everyone = Rows(Identity(image, caption), keys[0], counted.bool() if counts else None)
         compared = _Comparison(stage, everyone, Embeddings(*map(self._places.gather, own.both)), step)
-        self._parts = [compared.part(places) for places in self._places.own]
+        spans = self._places.own
+        self._anchors = [stage.anchors(batch, own.start) for batch, own in zip(batches, spans, strict=True)]
+        self._parts = [compared.part(own).at(anchors) for own, anchors in zip(spans, self._anchors, strict=True)]
         self._gradient, self._exact = compared.gradient, compared.exact
         chosen = torch.cat([torch.stack([part.images.index, part.captions.index]) for part in self._parts], dim=1)
-        self._chosen = torch.split(chosen.cpu(), [len(batch) for batch in batches], dim=1)
+        self._chosen = torch.split(chosen.cpu(), [len(anchors.index) for anchors in self._anchors], dim=1)
         self.counts: Sequence[Mapping[str, Tensor]] = [
-            stage.weigh(batch, part.images.weight.sum() + part.captions.weight.sum())
-            for batch, part in zip(batches, self._parts, strict=True)
+            stage.weigh(batch, anchors.weight.sum() + part.images.weight.sum() + part.captions.weight.sum())
+            for batch, anchors, part in zip(batches, self._anchors, self._parts, strict=True)
         ]
 
     def given(self, weights: Mapping[str, Float[Tensor, ""]]) -> Iterator[tuple[Batch, Step, Given]]:
@@ -152,14 +152,15 @@ class Joined:
         return Embeddings(*(total[here] * weight for total in totals))
 
     def _read(self, number: int) -> tuple[Float[Tensor, "B P V"], Others]:
-        """A micro-batch's patches, and a picture and a text for each of its rows, from anywhere in the whole."""
-        keys, texts, part = self._keys, self._texts, self._parts[number]
+        """A micro-batch's patches, and a picture and a text for each of its anchors, from anywhere in the whole."""
+        keys, texts, part, anchors = self._keys, self._texts, self._parts[number], self._anchors[number]
         own = torch.arange(keys.shape[1])[self._places.own[number]]
         seen, read = (torch.cat([own, chosen]) for chosen in self._chosen[number])
         patches = self._reread(keys[0, seen], keys[1, seen]).to(texts.ids.device, non_blocking=True)
         width, read = int(keys[2, read].max()), read.to(texts.ids.device)
-        second = torch.arange(len(own), 2 * len(own), device=texts.ids.device)
+        second = len(own) + torch.arange(len(anchors.index), device=texts.ids.device)
         others = Others(
+            anchors,
             patches[len(own) :],
             Text(texts.ids[read, :width], texts.mask[read, :width]),
             Negatives(second, part.images.weight),
@@ -176,6 +177,10 @@ class _Part:
     of_temperature: Float[Tensor, ""]
     images: Negatives
     captions: Negatives
+
+    def at(self, anchors: Anchors) -> "_Part":
+        """The same ITC, and the negatives of these anchors alone."""
+        return replace(self, images=self.images.at(anchors), captions=self.captions.at(anchors))
 
     @staticmethod
     def joined(parts: "Sequence[_Part]") -> "_Part":
