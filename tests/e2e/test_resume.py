@@ -52,6 +52,10 @@ def arguments(place, stage, output, *more):
     kinds = {
         "stage 1": ("one.yaml", "features.folder=null", "features.flip=true", "bridge.dropout.hidden=0.1"),
         "stage 2": ("two.yaml", "train.accumulation=2", f"init.from={place / 'start'}", "bridge.dropout.hidden=0.1"),
+        "1 in two passes": (
+            *("one.yaml", "train.chunked=true", "train.accumulation=2", "features.flip=true", "objectives.itm_every=2"),
+            *("bridge.dropout.hidden=0.1", "bridge.dropout.attention=0.1"),
+        ),
     }
     recipe, *own = kinds[stage]
     if stage == "stage 2" and not (place / "start").exists():
@@ -73,12 +77,17 @@ def assert_equal_runs(one, other):
     assert lines(one) == lines(other)
 
 
-@pytest.mark.parametrize("workers", [(0, 0), (0, 2), (1, 0), (2, 2)])
-@pytest.mark.parametrize("stage", ["stage 1", "stage 2"])
+WORKERS = [(0, 0), (0, 2), (1, 0), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "workers"),
+    [*[(stage, workers) for stage in ("stage 1", "stage 2") for workers in WORKERS], ("1 in two passes", (0, 2))],
+)
 def test_going_on_from_any_step_is_bit_equal(place, seen, stage, workers):
-    """Eight steps are two epochs of four in stage 1, and four of two in stage 2: from mid-epoch and into the next."""
+    """Eight steps are two epochs of four in stage 1, and four of two else: from mid-epoch and into the next."""
     before, after = workers
-    name = f"{stage[-1]}-{before}-{after}"
+    name = f"{stage.replace(' ', '-')}-{before}-{after}"
     command = arguments(place, stage, f"whole-{name}", "train.steps=8", f"data.workers={before}")
     seen.clear()  # of what stage 2 starts from
     assert isthmus(*command) == 0

@@ -37,8 +37,8 @@ def two(*more):
     return ("--standalone", "--nproc-per-node", 2, *more, "-m", "isthmus")
 
 
-def command(place, output, *more, rows=3):
-    return ("train", place / "one.yaml", f"output={place / output}", f"train.batch_size={rows}", *COMMON, *SAVED, *more)
+def command(place, output, *more, rows=3, recipe="one.yaml"):
+    return ("train", place / recipe, f"output={place / output}", f"train.batch_size={rows}", *COMMON, *SAVED, *more)
 
 
 def start(*arguments):
@@ -72,18 +72,30 @@ def resumed(folder):
     return [record["resume"]["step"] for record in records if "resume" in record]
 
 
-def test_two_processes_that_are_terminated_go_on_bit_for_bit(place):
-    output = place / "terminated"
-    launcher = start(*two(), *command(place, "terminated"))
+@pytest.fixture(scope="module")
+def second(place):
+    """How stage 2 is asked for, trained by two processes that nothing stops."""
+    asked = (f"init.from={place / 'whole'}", "train.accumulation=2")
+    ended = torchrun(*two(), *command(place, "whole-2", *asked, recipe="two.yaml"))
+    assert ended.returncode == 0, ended.stderr
+    return asked
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_two_processes_that_are_terminated_go_on_bit_for_bit(place, second, stage):
+    name = "terminated" if stage == 1 else "terminated-2"
+    asked = command(place, name) if stage == 1 else command(place, name, *second, recipe="two.yaml")
+    whole, output = place / ("whole" if stage == 1 else "whole-2"), place / name
+    launcher = start(*two(), *asked)
     wait_for(output, 8)
     launcher.send_signal(signal.SIGTERM)
     _, said = launcher.communicate(timeout=200)
     assert launcher.returncode != 0
     if not (output / "run.json").is_file():  # it may have been faster
         assert "isthmus: terminated after step" in said
-        assert torchrun(*two(), *command(place, "terminated")).returncode == 0
+        assert torchrun(*two(), *asked).returncode == 0
         assert len(resumed(output)) == 1
-    assert_equal_runs(place / "whole", output)
+    assert_equal_runs(whole, output)
 
 
 def test_a_process_that_is_killed_takes_the_others_with_it_and_a_launcher_starts_all_again(place):
