@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from isthmus.errors import ConfigError
+from isthmus.quickstart.run import Order, Quickstart
 from isthmus.quickstart.work import Work, parse_work
 
 
@@ -13,6 +15,14 @@ def test_a_budget_and_fixed_steps_are_read():
     assert parse_work("15m", None) == Work(900.0, None)
     assert parse_work("1.5h", None) == Work(5400.0, None)
     assert parse_work("15m", "360+240") == Work(None, (360, 240))
+
+
+@pytest.mark.parametrize(("budget", "steps", "views"), [("15m", None, 1), ("1h", None, 2), ("15m", "360+240", 2)])
+def test_a_short_budget_looks_at_a_picture_once(budget, steps, views):
+    work = parse_work(budget, steps)
+    order = Order(Path("runs/quickstart"), work, seed=0, development=False)
+    for stage in (1, 2):
+        assert Quickstart(order, print).config(stage, steps=60).features.views == work.views == views
 
 
 @pytest.mark.parametrize(("budget", "steps"), [("15", None), ("m", None), ("0m", None), ("15m", "360"), ("15m", "0+2")])

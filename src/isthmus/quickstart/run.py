@@ -104,6 +104,7 @@ class Quickstart:
             "data.train.folder": str(folder / "pictures"),
             "data.train.metadata": self.order.training_rows,
             "features.folder": str(folder / "features"),
+            "features.views": self.order.work.views,
             "train.steps": steps,
         }
         if stage == 2:

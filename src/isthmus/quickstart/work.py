@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from isthmus.errors import ConfigError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
+_SHORT = 30 * 60
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,11 @@ class Work:
 
     budget: float | None
     steps: tuple[int, int] | None
+
+    @property
+    def views(self) -> int:
+        """Views of each picture: in a short budget steps are a better use of the time that a second one takes."""
+        return 1 if self.budget is not None and self.budget < _SHORT else 2
 
     def describe(self) -> str:
         """For the plan and the report."""
