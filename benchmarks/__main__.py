@@ -3,6 +3,7 @@
 import argparse
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,11 @@ def _run(row: Row, case: Case, given: argparse.Namespace) -> dict[str, Any]:
     effort = Effort(given.threads, given.warmup, given.pairs, given.patience, given.limit)
     with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as folder:
         measured = row.run(case, Setting(given.scale, SCALES[given.scale], effort, Path(folder)))
-    options = " ".join(f"--case {key}={value}" for key, value in case.items())
+    usual = Effort()
+    told = {name: value for name, value in asdict(effort).items() if value != getattr(usual, name)}
+    options = " ".join(
+        [f"--case {key}={value}" for key, value in case.items()] + [f"--{k} {v}" for k, v in told.items()]
+    )
     command = f'make bench ONLY={row.name} ARGS="{options}"'
     return {**machine.now(), "scale": given.scale, "command": command, **measured}
 

@@ -62,9 +62,11 @@ TWO = {
 THREE = {
     "stage 1, exact": Case(shares=(2, 1, 0)),
     "stage 1, detached": Case(gather="detached", shares=(2, 1, 0), steps=4),
-    "stage 1, ITM on every second row": Case(itm_every=2, shares=(2, 1, 0), steps=4),
+    "stage 1, ITM on every second row": Case(itm_every=2, shares=(2, 1, 1), steps=4),
     "stage 1, in two passes": Case(accumulation=2, joined=True, shares=(2, 1, 0)),
-    "stage 1, in two passes, ITM on every fourth row": Case(accumulation=2, joined=True, itm_every=4, steps=4),
+    "stage 1, in two passes, ITM on every fourth row": Case(
+        accumulation=2, joined=True, itm_every=4, shares=(2, 1, 1), steps=4
+    ),
     "stage 2": Case(stage=2, accumulation=2, shares=(2, 1, 0)),
 }
 

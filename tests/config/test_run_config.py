@@ -192,6 +192,13 @@ def test_hard_negatives_may_say_that_no_step_has_uniform_ones():
     assert check({**STAGE1, "objectives": hard}, "here").objectives.uniform_share == 0.0
 
 
+def test_a_mean_of_each_process_s_rows_needs_equally_many_of_itm():
+    uneven = {"train.token_mean": "per_rank", "train.batch_size": 6, "objectives.itm_every": 4}
+    with pytest.raises(ConfigError, match=r"`objectives.itm_every` is 4 and `train.batch_size` 6: with `train.token"):
+        check(put(STAGE1, uneven), "here")
+    assert check(put(STAGE1, {**uneven, "train.batch_size": 8}), "here").objectives.itm_every == 4
+
+
 JOINED = {"features.folder": "runs/a/features", "train.chunked": True, "train.accumulation": 4}
 
 

@@ -22,7 +22,9 @@ def test_a_short_budget_looks_at_a_picture_once(budget, steps, views):
     work = parse_work(budget, steps)
     order = Order(Path("runs/quickstart"), work, seed=0, development=False)
     for stage in (1, 2):
-        assert Quickstart(order, print).config(stage, steps=60).features.views == work.views == views
+        features = Quickstart(order, print).config(stage, steps=60).features
+        assert features.views == work.views == views
+        assert Path(features.folder).name == ("features" if views == 2 else "features-of-one-view")
 
 
 @pytest.mark.parametrize(("budget", "steps"), [("15", None), ("m", None), ("0m", None), ("15m", "360"), ("15m", "0+2")])

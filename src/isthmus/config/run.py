@@ -147,6 +147,7 @@ class RunConfig(Section):
         if self.llm is not None:
             raise ValueError("`llm` is a key of stage 2; leave it out of stage 1")
         self.train.check_accumulation(stored=self.features.folder is not None)
+        self.train.check_itm_rows(self.objectives.itm_every)
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:

@@ -61,7 +61,7 @@ class TrainConfig(Section):
     of all processes. In stage 1 the captions of a batch are each other's negatives."""
     compile: bool = False
     """Train through torch.compile, which takes minutes at the start and a C++ compiler on a CPU; on a CPU it gained
-    nothing (docs/performance.md)."""
+    nothing in fp32 (docs/log.md)."""
     lr: float = Field(default=1e-4, gt=0)
     """Peak learning rate of tensors that started from a checkpoint."""
     lr_new: float | None = Field(default=None, gt=0)
@@ -117,6 +117,14 @@ class TrainConfig(Section):
         if self.best is None:
             self.refuse(("best_is",), "says which value of `train.best` is the best, and that names none")
         return self
+
+    def check_itm_rows(self, nth: int) -> None:
+        """Refuse ITM on rows of which some process may have none, where every process's mean counts alike."""
+        if self.token_mean == "per_rank" and self.batch_size % nth != 0:
+            raise ValueError(
+                f"`objectives.itm_every` is {nth} and `train.batch_size` {self.batch_size}: with `train.token_mean: "
+                "per_rank` every process must have equally many rows of ITM; let the one divide the other"
+            )
 
     def check_accumulation(self, *, stored: bool) -> None:
         """Refuse, in stage 1, micro-batches that are not joined into one contrastive batch, and joining that cannot be.

@@ -5,6 +5,7 @@ The rows may be a whole batch, or a part of one that is too large to be compared
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -40,6 +41,12 @@ class Rows:
         )
         return Rows(Identity(image, caption), index, rest[0].bool() if rest else None)
 
+    def numbers(self) -> Int[Tensor, " B"]:
+        """How many rows that count come before each."""
+        if self.counted is None:
+            return torch.arange(len(self.index), device=self.index.device)
+        return self.counted.cumsum(0) - self.counted.long()
+
     def select(self, index: slice) -> "Rows":
         """Some of them."""
         identity = Identity(self.identity.image[index], self.identity.caption[index])
@@ -51,22 +58,24 @@ class Pairs:
     """Rows beside everyone's, as far as is known before anything is computed.
 
     `same`: they are the same thing. `counted`: both count (None: all do). `anchors` and `candidates` are the rows'
-    positions in their source; anchor 0 is candidate `offset`.
+    positions in their source; anchor 0 is candidate `offset`. `number`: how many rows that count come before an anchor.
     """
 
     same: Bool[Tensor, "B N"]
     counted: Bool[Tensor, "B N"] | None
     anchors: Int[Tensor, " B"]
     candidates: Int[Tensor, " N"]
+    number: Int[Tensor, " B"]
     offset: int
 
     @staticmethod
     def between(rows: Rows, everyone: Rows, *, offset: int, policy: IdentityPolicy) -> "Pairs":
         """Compare what rows are; they stand in everyone's from `offset` on."""
         same = same_thing(rows.identity, everyone.identity, offset=offset, policy=policy)
-        if rows.counted is None or everyone.counted is None:
-            return Pairs(same, None, rows.index, everyone.index, offset)
-        return Pairs(same, rows.counted[:, None] & everyone.counted, rows.index, everyone.index, offset)
+        number, counted = everyone.numbers()[offset : offset + len(rows.index)], None
+        if rows.counted is not None and everyone.counted is not None:
+            counted = rows.counted[:, None] & everyone.counted
+        return Pairs(same, counted, rows.index, everyone.index, number, offset)
 
     @property
     def barred(self) -> Bool[Tensor, "B N"]:

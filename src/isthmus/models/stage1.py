@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,7 +76,7 @@ class Stage1(nn.Module):
         They are the same at every `step`.
         """
         pairs = self.pairs(batch)
-        anchors = self.anchors(batch, pairs.offset)
+        anchors = self.anchors(batch, pairs.number)
         drawable = ~pairs.barred.all(dim=1)[anchors.index]
         return self.weigh(batch, (anchors.weight * (1 + 2 * drawable)).sum())
 
@@ -86,9 +86,9 @@ class Stage1(nn.Module):
         tokens = batch.text.mask[:, 1:] & counted[:, None]
         return {"itc": counted.sum().float(), "itg": tokens.sum().float(), "itm": matched}
 
-    def anchors(self, batch: Batch, offset: int) -> Anchors:
-        """The rows of a batch that ITM is computed on; they stand in everyone's from `offset` on."""
-        return every_nth(self.options.itm_every, _counted(batch), offset=offset)
+    def anchors(self, batch: Batch, number: Int[Tensor, " B"]) -> Anchors:
+        """The rows of a batch that ITM is computed on; `number` of a row says how many that count came before it."""
+        return every_nth(self.options.itm_every, _counted(batch), number)
 
     def temperature(self) -> nn.Parameter:
         """ITC's temperature, held in its range unless told otherwise."""
@@ -175,7 +175,7 @@ class Stage1(nn.Module):
         The host learns what must be sent while the device goes on with ITC and ITG.
         """
         pairs, contrast = self.pairs(batch), self.contrast(own)
-        anchors = self.anchors(batch, pairs.offset)
+        anchors = self.anchors(batch, pairs.number)
         images, captions = (drawn.at(anchors) for drawn in self.negatives(contrast, pairs, step))
         wanted = distributed.Exchange(images.index, captions.index, rows=len(batch), width=batch.text.ids.shape[1])
         return self.itc(contrast, pairs), lambda: Others(

@@ -18,17 +18,15 @@ class Anchors:
     weight: Float[Tensor, " M"]
 
 
-def every_nth(nth: int, counted: Bool[Tensor, " B"], *, offset: int) -> Anchors:
-    """Every nth row of the gathered batch, as far as it is here; the first of these rows is gathered row `offset`.
+def every_nth(nth: int, counted: Bool[Tensor, " B"], number: Int[Tensor, " B"]) -> Anchors:
+    """Every nth of the rows that count, of which `number` says how many came before, on all ranks.
 
     So they are the same however many ranks share the batch. Every rank has equally many places, the last of them of
-    weight 0 where a row is missing.
+    weight 0 where it has fewer such rows.
     """
-    rows = len(counted)
-    index = torch.arange(-offset % nth, -offset % nth + -(-rows // nth) * nth, nth, device=counted.device)
-    here = index < rows
-    index = index.clamp(max=rows - 1)
-    return Anchors(index, (here & counted[index]).float())
+    taken = counted & (number % nth == 0)
+    index = (~taken).long().argsort(stable=True)[: -(-len(taken) // nth)]
+    return Anchors(index, taken[index].float())
 
 
 def itm(logits: Float[Tensor, "R 2"], *, match: Bool[Tensor, " R"], weight: Float[Tensor, " R"]) -> Term:

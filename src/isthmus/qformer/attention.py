@@ -2,7 +2,7 @@
 
 The table is data that ships with the package: nothing is timed at run time, so a run is reproducible.
 Rows follow measurements (docs/adr/0010-attention-table.md): on a CPU, training takes plain products, since forward and
-backward through torch's fused attention take up to six times as long; prediction takes them where few keys are looked
+backward through torch's fused attention take up to nine times as long; prediction takes them where few keys are looked
 at or bf16 is computed in, and the fused call where there are many scores. CUDA has fused kernels for all.
 """
 

@@ -1,7 +1,7 @@
 """Dropout that draws two bytes and keeps one byte an element.
 
-On a CPU torch's own takes four times as long, and keeps its mask in the dtype of what is dropped: of attention
-weights and hidden states together a third of what a step holds (docs/performance.md). Other devices have a fused one.
+On a CPU torch's own takes four times as long (docs/log.md), and keeps its mask in the dtype of what is dropped. Other
+devices have a fused one.
 """
 
 from typing import Any

@@ -116,6 +116,8 @@ class PatchMemory(nn.Module):
     def project(self, patches: Float[Tensor, "B P V"]) -> Memory:
         """Make the memory of a batch of images."""
         normalised = F.layer_norm(self.own_dtype(patches.detach()), self.norm.normalized_shape, eps=self.norm.eps)
+        if torch.is_autocast_enabled(patches.device.type):  # which gives fp32 on CUDA, and would cast for every product
+            normalised = normalised.to(torch.get_autocast_dtype(patches.device.type))
         return Memory(
             tuple(self._folded(normalised, layer) for layer in self.keys),
             tuple(self._folded(normalised, layer) for layer in self.values),

@@ -103,7 +103,7 @@ class Quickstart:
             "seed": self.order.seed,
             "data.train.folder": str(folder / "pictures"),
             "data.train.metadata": self.order.training_rows,
-            "features.folder": str(folder / "features"),
+            "features.folder": str(folder / self.order.work.features),
             "features.views": self.order.work.views,
             "train.steps": steps,
         }

@@ -115,8 +115,8 @@ class Joined:
         counts = any(batch.counted is not None for batch in batches)
         everyone = Rows(Identity(image, caption), keys[0], counted.bool() if counts else None)
         compared = _Comparison(stage, everyone, Embeddings(*map(self._places.gather, own.both)), step)
-        spans = self._places.own
-        self._anchors = [stage.anchors(batch, own.start) for batch, own in zip(batches, spans, strict=True)]
+        spans, number = self._places.own, everyone.numbers()
+        self._anchors = [stage.anchors(batch, number[own]) for batch, own in zip(batches, spans, strict=True)]
         self._parts = [compared.part(own).at(anchors) for own, anchors in zip(spans, self._anchors, strict=True)]
         self._gradient, self._exact = compared.gradient, compared.exact
         chosen = torch.cat([torch.stack([part.images.index, part.captions.index]) for part in self._parts], dim=1)
