@@ -37,6 +37,15 @@ def test_recipes_are_made_for_any_folder(tmp_path, folder):
     assert first.features == second.features
 
 
+def test_another_precision_is_other_work_with_features_of_its_own(tmp_path):
+    usual, other = Quickstart(order(tmp_path), print), Quickstart(order(tmp_path, precision="fp32"), print)
+    for stage in (1, 2):
+        assert (usual.config(stage, steps=3).precision, other.config(stage, steps=3).precision) == ("auto", "fp32")
+        folders = {quick.config(stage, steps=3).features.folder for quick in (usual, other)}
+        assert folders == {str(tmp_path / "features"), str(tmp_path / "features-fp32")}
+    assert usual.order.asked != other.order.asked and usual._stage_key(1, 3) != other._stage_key(1, 3)
+
+
 def test_the_development_artist_joins_reported_runs_only(tmp_path):
     assert order(tmp_path).training_rows == "train.jsonl"
     assert set(order(tmp_path).held_out.values()) == {"unseen-artist.jsonl", "unseen-names.jsonl"}

@@ -24,7 +24,7 @@ def test_a_short_budget_looks_at_a_picture_once(budget, steps, views):
     for stage in (1, 2):
         features = Quickstart(order, print).config(stage, steps=60).features
         assert features.views == work.views == views
-        assert Path(features.folder).name == ("features" if views == 2 else "features-of-one-view")
+        assert Path(features.folder).name == ("features" if views == 2 else "features-one-view")
 
 
 @pytest.mark.parametrize(("budget", "steps"), [("15", None), ("m", None), ("0m", None), ("15m", "360"), ("15m", "0+2")])

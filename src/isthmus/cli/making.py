@@ -1,7 +1,7 @@
 """The commands that make and score a bridge, and their help; torch is imported only when one runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -131,6 +131,9 @@ def quickstart(
     development: Annotated[
         bool, typer.Option(help="Train without the development artist and score on it alone.")
     ] = False,
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], typer.Option(help="What is computed in; auto: bf16 where it is native.")
+    ] = "auto",
 ) -> None:
     """Guided first run: real pictures, real frozen models, both stages, scored on an artist never seen.
 
@@ -141,4 +144,4 @@ def quickstart(
     work = parse_work(budget, steps)  # before torch is loaded
     from isthmus.cli.quickstart import run_quickstart
 
-    run_quickstart(work, output, seed=seed, development=development)
+    run_quickstart(work, output, seed=seed, development=development, precision=precision)

@@ -4,6 +4,7 @@ import errno
 from pathlib import Path
 from typing import Any
 
+from isthmus.build.precision import Precision
 from isthmus.cli.show import console, quiet_libraries, retrieval_table, show_captions, stage2_table
 from isthmus.errors import UserError
 from isthmus.files import check_place
@@ -17,10 +18,10 @@ _EXAMPLES = 10
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
-def run_quickstart(work: Work, output: Path, *, seed: int, development: bool) -> None:
+def run_quickstart(work: Work, output: Path, *, seed: int, development: bool, precision: Precision = "auto") -> None:
     """Do what is not done yet, score it, print what was found."""
     quiet_libraries()
-    order = Order(output, work, seed, development)
+    order = Order(output, work, seed, development, precision)
     check_place(output / REPORT)
     try:
         _run(order)

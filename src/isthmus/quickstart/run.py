@@ -14,6 +14,7 @@ from isthmus.build.bridge import BRIDGE
 from isthmus.build.data import open_looks, open_source
 from isthmus.build.going_on import weights_sum
 from isthmus.build.keeping import holds_checkpoints
+from isthmus.build.precision import Precision
 from isthmus.build.run import build_training
 from isthmus.build.training import RECORD
 from isthmus.build.workshop import Workshop, open_workshop
@@ -42,11 +43,19 @@ class Order:
     work: Work
     seed: int
     development: bool
+    precision: Precision = "auto"
 
     @property
     def asked(self) -> dict[str, object]:
         """What results depend on beside the work: with another of these they are another run's."""
-        return {"seed": self.seed, "development": self.development}
+        precision = {} if self.precision == "auto" else {"precision": self.precision}
+        return {"seed": self.seed, "development": self.development, **precision}
+
+    @property
+    def features(self) -> str:
+        """The folder of the feature store, which holds one number of views in one precision."""
+        views = ["one-view"] if self.work.views == 1 else []
+        return "-".join(["features", *views, *([] if self.precision == "auto" else [self.precision])])
 
     @property
     def training_rows(self) -> str:
@@ -101,9 +110,10 @@ class Quickstart:
         values: dict[str, object] = {
             "output": str(folder / STAGES[stage]),
             "seed": self.order.seed,
+            "precision": self.order.precision,
             "data.train.folder": str(folder / "pictures"),
             "data.train.metadata": self.order.training_rows,
-            "features.folder": str(folder / self.order.work.features),
+            "features.folder": str(folder / self.order.features),
             "features.views": self.order.work.views,
             "train.steps": steps,
         }

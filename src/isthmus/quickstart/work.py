@@ -21,11 +21,6 @@ class Work:
         """Views of each picture: in a short budget steps are a better use of the time that a second one takes."""
         return 1 if self.budget is not None and self.budget < _SHORT else 2
 
-    @property
-    def features(self) -> str:
-        """The folder of the feature store, which holds one number of views."""
-        return "features" if self.views > 1 else "features-of-one-view"
-
     def describe(self) -> str:
         """For the plan and the report."""
         if self.steps is not None:
