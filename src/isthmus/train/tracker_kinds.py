@@ -1,6 +1,7 @@
 """What TensorBoard, Weights & Biases and MLflow need that Accelerate leaves out: how each goes on with its run."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ Holds = Callable[[str, int], bool]
 """Whether a figure, by its name in the tracker, stands there for a step."""
 
 
-class Kind:
+class Kind(ABC):
     """One kind of tracker; `run` is its own object of a run.
 
     `takes_configuration`: a run that goes on is told it again, and may be told another one.
@@ -35,21 +36,21 @@ class Kind:
 
     takes_configuration = False
 
+    @abstractmethod
     def options(self, about: About, state: Mapping[str, Any] | None, step: int) -> dict[str, Any]:
         """Settings for its start; `state` is None for a new run, else the run goes on after `step`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state(self, run: Any) -> dict[str, Any]:
         """What finds the run again, as JSON."""
-        raise NotImplementedError
 
+    @abstractmethod
     def holds(self, run: Any, told: Mapping[str, int]) -> Holds:
         """What a run that goes on has; `told` is the last step of each figure in the log, up to the checkpoint."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self, run: Any, *, stopped: bool) -> None:
         """End the run as one that did not come to its end: it was stopped, or it failed."""
-        raise NotImplementedError
 
     def name(self, figure: str) -> str:
         """A figure's name as this tracker can hold it."""
