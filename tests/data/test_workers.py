@@ -54,9 +54,19 @@ def at_row_4(do):
     return strange
 
 
+BEFORE = set()
+
+
+@pytest.fixture(autouse=True)
+def before():
+    """Processes that other tests left: the interpreter's resource tracker is not the loader's to end."""
+    BEFORE.clear()
+    BEFORE.update(psutil.Process().children())
+
+
 def children():
-    """The loading processes: others, as the interpreter's own resource tracker, are not the loader's to end."""
-    return [psutil.Process(child.pid) for child in multiprocessing.active_children()]
+    """All processes, ended ones that nobody waited for too, that began in this test."""
+    return [one for one in psutil.Process().children() if one not in BEFORE]
 
 
 def rows_of(batches):
